@@ -48,6 +48,7 @@ COMMANDS = {
     "status": "health.status",
     "doctor": "health.doctor",
     "incident": "health.incident",
+    "heat": "detection.heat",
     "local": "local.local",
     "drill": "local.drill",
     "conform": "local.conform",
@@ -62,7 +63,7 @@ The command is an attribute of its module: a function of its name, or a Typer ap
 
 
 SECTIONS = {
-    "Inspect": ("status", "doctor", "incident", "registry", "history", "throttle"),
+    "Inspect": ("status", "doctor", "incident", "heat", "registry", "history", "throttle"),
     "Recover": ("rebuild", "recover", "compare"),
     "Operate": ("setup", "service", "stream"),
     "Try out": ("local", "drill", "conform"),

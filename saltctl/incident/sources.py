@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 
-from saltctl.errors import DamagedEntryError, SaltctlError
+from saltctl.errors import SaltctlError
 from saltctl.incident.timeline import (
     Event,
     Heat,
@@ -20,12 +20,13 @@ from saltctl.incident.timeline import (
     measure,
     throttling_events,
 )
+from saltctl.registry.failures import read_undamaged
 from saltctl.salting import is_conversation_id, split_partition_key
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.metrics import MetricsStore
 from saltctl.stores.contracts.raise_reasons import is_recovered, is_repair
-from saltctl.stores.contracts.registry import BackupEntry, Raise
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.event_log import EventsItem
 from saltctl.stores.heat.contracts import id_order
 from saltctl.stores.heat.report import BadReportError, HeatReport, parse
@@ -78,9 +79,9 @@ class IncidentReader:
         throttling: list[Throttling] = []
         events: list[Event] = []
         sources = [
-            self._read("throttling", lambda: self._read_throttling(over, throttling)),
-            self._read("heat", lambda: self._read_heat(since, until, events)),
-            self._read("events", lambda: self._read_backup(events)),
+            read_source("throttling", lambda: self._read_throttling(over, throttling)),
+            read_source("heat", lambda: self._read_heat(since, until, events)),
+            read_source("events", lambda: self._read_backup(events)),
         ]
         errors = [source.error for source in sources if source.error is not None]
         if len(errors) == len(sources):
@@ -93,13 +94,6 @@ class IncidentReader:
         measures = measure(ordered, throttling, heat)
         losses = tuple(find_losses(events, throttling, since))
         return Incident(since, until, over.period_s, tuple(ordered), tuple(sources), *measures, losses)
-
-    @staticmethod
-    def _read(name: str, read: Callable[[], float | None]) -> Source:
-        try:
-            return Source(name, read())
-        except SaltctlError as exc:
-            return Source(name, None, exc)
 
     def _name(self, conversation_ids: Iterable[str]) -> None:
         """Have the raises of conversations read. What others wrote may be no id."""
@@ -123,24 +117,12 @@ class IncidentReader:
 
     def _read_heat(self, since: float, until: float, events: list[Event]) -> float | None:
         """Add the heat of conversations above the limit of their salts; return the time of the oldest report."""
-        oldest = self.stream.range("-", "+", 1)
         latest = self.state.last_raises()
         self._name(raised["conversation_id"] for raised in latest if isinstance(raised["conversation_id"], str))
-        found = list(self._heat_events(self._reports(since, until)))
+        found = list(self._heat_events(read_reports(self.stream, since, until, MAX_REPORTS, self.now())))
         self._name(event.conversation_id for event in found if event.conversation_id is not None)
         events += found
-        return id_order(oldest[0].id)[0] / 1000 if oldest else None
-
-    def _reports(self, since: float, until: float) -> Iterator[HeatReport]:
-        start, end, now = f"{max(int(since * 1000), 0)}", f"{max(int(until * 1000), 0)}", self.now()
-        for _ in range(MAX_REPORTS // _PAGE):
-            page = self.stream.range(start, end, _PAGE)
-            for entry in page:
-                with suppress(BadReportError):
-                    yield parse(entry.fields or [], now)
-            if len(page) < _PAGE:
-                return
-            start = f"({page[-1].id}"
+        return oldest_report(self.stream)
 
     def _heat_events(self, reports: Iterable[HeatReport]) -> Iterator[Event]:
         """Yield an event for each of the hottest conversations: its first window above the writes of one salt."""
@@ -184,28 +166,46 @@ class IncidentReader:
             if event.kind == "repaired":  # the raises are read below, with their own times
                 events += (Event(event.at, "repaired", one, event.detail) for one in event.conversation_ids)
         recovered = max((event.at for event in logged.events if event.kind == "recovered"), default=0.0)
-        for conversation_id, entry in self._entries():
+        entries, _ = read_undamaged(self.backup, list(self._ids)[:MAX_CONVERSATIONS])
+        for conversation_id, entry in entries.items():
             for raised in entry.raises:
                 with suppress(ValueError):  # a time that was edited by hand
                     at = parse_iso(raised.at).timestamp()
                     # The event `recovered` counts them all, and the entries of few of them are read here.
                     if not (is_recovered(raised.reason) and at <= recovered):
-                        events.append(_raise_event(at, conversation_id, raised))
+                        events.append(raise_event(at, conversation_id, raised))
         return logged.since
 
-    def _entries(self) -> Iterator[tuple[str, BackupEntry]]:
-        """Yield the entries of the named conversations; one that is damaged is left out."""
-        ids = list(self._ids)[:MAX_CONVERSATIONS]
-        try:
-            yield from self.backup.get_many(ids).items()
-        except DamagedEntryError:
-            for conversation_id in ids:
-                with suppress(DamagedEntryError):
-                    if (entry := self.backup.get(conversation_id)) is not None:
-                        yield conversation_id, entry
+
+def read_source(name: str, read: Callable[[], float | None]) -> Source:
+    """Read one source; its error does not end the others."""
+    try:
+        return Source(name, read())
+    except SaltctlError as exc:
+        return Source(name, None, exc)
 
 
-def _raise_event(at: float, conversation_id: str, raised: Raise) -> Event:
+def oldest_report(stream: HeatStream) -> float | None:
+    """Return when the oldest heat report was added, in seconds since the epoch; None without any."""
+    oldest = stream.range("-", "+", 1)
+    return id_order(oldest[0].id)[0] / 1000 if oldest else None
+
+
+def read_reports(stream: HeatStream, since: float, until: float | None, most: int, now: float) -> Iterator[HeatReport]:
+    """Yield the reports that were added between two times, the oldest first; about ``most`` of them."""
+    start, end = f"{max(int(since * 1000), 0)}", "+" if until is None else f"{max(int(until * 1000), 0)}"
+    for _ in range(most // _PAGE):
+        page = stream.range(start, end, _PAGE)
+        for entry in page:
+            with suppress(BadReportError):
+                yield parse(entry.fields or [], now)
+        if len(page) < _PAGE:
+            return
+        start = f"({page[-1].id}"
+
+
+def raise_event(at: float, conversation_id: str, raised: Raise) -> Event:
+    """Return the event of a raise or a cool-down."""
     by = f"to {raised.n:,} by {raised.by}"
     detail = f"{by}: {raised.reason}" if raised.reason else by
     if raised.cooled:

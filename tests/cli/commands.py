@@ -156,6 +156,7 @@ SERIES_KEYS = ("metric", "index", "operation", "sum", "peak", "peak_at", "points
 HOT_KEY_KEYS = ("conversation_id", "partition_key", "throttles", "max_n")
 ALARM_KEYS = ("name", "metric", "table", "operation", "threshold", "periods", "actions", "state", "description")
 ALARM_COLUMNS = ("name", "metric", "operation", "threshold", "periods", "state", "action", "actions")
+HEAT_KEYS = ("conversation_id", "minute", "writes", "max_n", "peak", "events")
 INCIDENT_KEYS = ("at", "kind", "conversation_id", "detail")
 CHECK_KEYS = ("name", "status", "detail", "fix")
 
@@ -289,6 +290,7 @@ COMMANDS = (
         line_keys=INCIDENT_KEYS,
         columns=INCIDENT_KEYS,
     ),
+    Contract("heat", keys=HEAT_KEYS, listed=True),
     Contract(
         "status",
         keys=("at", "registry", "drift", "service", "raises", "throttles", "lease"),

@@ -694,6 +694,13 @@ CASES = [
         broken=create_messages,
     ),
     Case(
+        "cli/detection/heat.py",
+        "saltctl heat --since 1h --until 2h",
+        2,
+        "saltctl heat --since 3h --until 1h",
+        broken=create_messages,
+    ),
+    Case(
         "cli/health/doctor.py",
         "saltctl doctor --format nagios --probe-platform",
         2,

@@ -84,7 +84,8 @@ _SHOWS = {
 }
 """What shows the things of a group."""
 _READING = frozenset(
-    {*_SHOWS.values(), "compare", "status", "doctor", "incident", "help", "completion", "--version", "config path"}
+    {*_SHOWS.values(), "compare", "status", "doctor", "incident", "heat", "help", "completion", "--version"}
+    | {"config path"}
     | {"registry list", "registry discover", "registry export", "history find", "history audit", "stream peek"}
     | {"service emit", "drill", "conform"}
 )

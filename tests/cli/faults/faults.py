@@ -194,7 +194,7 @@ FAULTS = (
         78,
         "ssl_ca_certs",
         _redis_url("rediss://127.0.0.1:1/0?ssl_ca_certs={directory}/no"),
-        but={"history": 78, "registry discover": 78, "registry import": 78, "incident": 78},
+        but={"history": 78, "registry discover": 78, "registry import": 78, "incident": 78, "heat": 78},
     ),
     Fault("redis-tls-silent", "redis", 69, "", _redis_server(stay_silent, "rediss")),
     Fault("cluster-says-ok", "redis", 69, "", _redis_server(drip(b"+OK\r\n"), "redis+cluster")),

@@ -101,6 +101,7 @@ COMMANDS = (
     command("status", redis=0, aws=0),
     command("doctor", redis=3, aws=3),
     command("incident", redis=4, aws=4),
+    command("heat", redis=4, aws=4),
     command("config show", redis=0, aws=0),
     command("registry discover --from-export {directory}/export", redis=0),
 )
