@@ -60,7 +60,10 @@ def __getattr__(name: str) -> Any:
     """Load a public name from its module."""
     from importlib import import_module
 
+    from saltctl.forks import importing
+
     for module, names in _NAMES.items():
         if name in names:
-            return getattr(import_module(module), name)
+            with importing:  # another thread may fork
+                return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

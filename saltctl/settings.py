@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from saltctl.errors import ConfigurationError
+from saltctl.forks import importing
 from saltctl.times import parse_seconds
 from saltctl.urls import mask_url
 from saltctl.values import (
@@ -387,7 +388,8 @@ def _parse(spec: SettingSpec, raw: Any, origin: str) -> Any:
 def default_actor() -> str:
     """Return ``user@host``; ``uidN`` if the user has no name."""
     try:
-        user = getpass.getuser()
+        with importing:  # it imports pwd
+            user = getpass.getuser()
     except (KeyError, OSError):
         user = f"uid{os.getuid()}"
     return f"{user}@{socket.gethostname()}"

@@ -82,6 +82,18 @@ def history(settings: Settings, registry: Registry, backup: BackupTable) -> Iter
         yield history
 
 
+def variables_of(settings: Settings) -> dict[str, str]:
+    """Return the environment variables that a process with these settings has."""
+    assert settings.aws_endpoint_url is not None
+    return {
+        "SALTCTL_REDIS_URL": str(settings.redis_url),
+        "SALTCTL_BUCKETS": str(settings.buckets),
+        "SALTCTL_BACKUP_TABLE": settings.backup_table,
+        "SALTCTL_MESSAGES_TABLE": settings.messages_table,
+        "AWS_ENDPOINT_URL": settings.aws_endpoint_url,
+    }
+
+
 def wrong_pages(history: History, conversation: str, times: int) -> list[str]:
     """Read a page many times; return those that hold anything but the two messages of the conversation."""
     pages = [history.page(conversation) for _ in range(times)]
@@ -249,16 +261,11 @@ def test_gunicorn_with_preload(history: History, settings: Settings, rebuild: Re
         "--timeout=300",
         f"--bind=127.0.0.1:{port}",
     ]
-    assert settings.aws_endpoint_url is not None
-    variables = {
-        "SALTCTL_REDIS_URL": str(settings.redis_url),
-        "SALTCTL_BUCKETS": str(settings.buckets),
-        "SALTCTL_BACKUP_TABLE": settings.backup_table,
-        "SALTCTL_MESSAGES_TABLE": settings.messages_table,
-        "AWS_ENDPOINT_URL": settings.aws_endpoint_url,
-    }
     server = subprocess.Popen(
-        [*command, "tests.support.preforked:application"], env=os.environ | variables, stderr=subprocess.PIPE, text=True
+        [*command, "tests.support.preforked:application"],
+        env=os.environ | variables_of(settings),
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
     def ask(conversation: str) -> dict[str, Any]:
@@ -367,6 +374,20 @@ def test_a_fork_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return bool(slow_library.loaded)
 
     assert fork_while(load, begun.is_set, lambda: None, load) is True
+
+
+@pytest.mark.slow
+def test_every_import_at_first_use_makes_forks_wait(settings: Settings, rebuild: Rebuilder, history: History) -> None:
+    """Also those of the standard library: encodings.idna to connect, importlib.readers to read a script."""
+    rebuild()
+    used = subprocess.run(
+        [sys.executable, "-m", "tests.support.first_uses"],
+        env=os.environ | variables_of(settings),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert used.stdout == ""
 
 
 def test_a_child_does_not_wait_for_a_thread_of_its_parent() -> None:

@@ -42,6 +42,9 @@ def __getattr__(name: str) -> Any:
     """Load a public name from its module."""
     from importlib import import_module
 
+    from saltctl.forks import importing
+
     if name in _NAMES:
-        return getattr(import_module(_NAMES[name]), name)
+        with importing:  # another thread may fork
+            return getattr(import_module(_NAMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

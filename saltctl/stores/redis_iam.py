@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
 from saltctl.errors import ConfigurationError
+from saltctl.forks import importing
 from saltctl.settings import REDIS_IAM, Settings
 from saltctl.stores.bounded.errors import NO_REGION_HINT
 
@@ -110,7 +111,8 @@ def credential_provider(settings: Settings, userinfo: str, session: Callable[[],
 
 
 def _token(settings: Settings, user: str, session: Any) -> str:
-    from saltctl.stores.aws.failures.errors import aws_errors
+    with importing:
+        from saltctl.stores.aws.failures.errors import aws_errors
 
     with aws_errors("the IAM authentication of Redis"):
         frozen = session.get_credentials().get_frozen_credentials()

@@ -15,7 +15,7 @@ from functools import cache, partial
 from math import inf
 from typing import Any
 
-from saltctl.forks import this_process
+from saltctl.forks import importing, this_process
 from saltctl.stores.aws.backup_items import KEY, OWN_ITEM_PREFIX, find_damage, parse_entry
 from saltctl.stores.aws.failures.responses import EMPTY, check_crc
 from saltctl.stores.bounded.errors import UnreadableResponseError
@@ -192,7 +192,8 @@ class ScanClient:
 @cache
 def _page_decoder() -> Callable[[bytes], Any]:
     """Return msgspec's decoder of a page."""
-    import msgspec
+    with importing:
+        import msgspec
 
     # gc=False: a page has thousands of structs, none of which can be part of a reference cycle.
     define: Any = partial(msgspec.defstruct, gc=False, omit_defaults=True)

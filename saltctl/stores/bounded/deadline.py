@@ -286,11 +286,11 @@ def resolve(host: str, port: int) -> Sequence[Address]:
         except UnicodeError as exc:
             raise OSError(f"{host!r} cannot be a host name") from exc
 
+    with importing:
+        import encodings.idna  # noqa: F401  getaddrinfo imports it, for addresses, too: see saltctl.forks
     try:
         ip_address(host)
     except ValueError:
-        with importing:
-            import encodings.idna  # noqa: F401  getaddrinfo imports it: see saltctl.forks
         try:
             return _names.call((host, port), ask)
         except TimeoutError:

@@ -315,7 +315,8 @@ class Connections:
         return self._client_of(url, primary, self._timeout, retries, password)
 
     def _aws_session(self) -> Any:
-        from saltctl.stores.aws.client import session_of
+        with importing:
+            from saltctl.stores.aws.client import session_of
 
         return session_of(self._settings)
 

@@ -7,13 +7,16 @@ import re
 from functools import cache
 from importlib import resources
 
+from saltctl.forks import importing
+
 _INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
 
 
 @cache
 def script(name: str, store: str = "redis") -> str:
     """Return the text of a Lua script of one of the stores: its file, with functions that scripts share included."""
-    text = resources.files(f"saltctl.stores.{store}").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    with importing:  # importlib.resources imports the package, and its own readers
+        text = resources.files(f"saltctl.stores.{store}").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
     return _INCLUDE.sub(lambda line: script(line[1], store), text)
 
 

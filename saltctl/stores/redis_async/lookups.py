@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from saltctl.errors import RedisUnavailableError
+from saltctl.forks import importing
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.redis.buckets import parse_entry
@@ -125,7 +126,8 @@ class LoopLookups:
             idle.append(connection)
 
     async def _connect(self, primary: str, server: Server, ends: float) -> Any:
-        from saltctl.stores.redis_async.connection import LoopConnection
+        with importing:
+            from saltctl.stores.redis_async.connection import LoopConnection
 
         def connect() -> Any:
             """Connect, in a thread; the time in which no thread was free counts."""
