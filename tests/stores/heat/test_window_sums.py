@@ -42,6 +42,9 @@ def test_a_report_counts_once(sums: WindowSums) -> None:
     assert sums.add([report(1, 70, server="app-2")]) == [120]
     assert sums.add([report(1, 60)]) == [130]
     assert sums.add([report(1, 10)]) == [130]
+    several = [report(2, 50), report(2, 5, server="app-2"), report(2, 70), report(2, 60)]
+    assert sums.add(several) == [50, 55, 75, 75]
+    assert sums.add(several) == [75] * 4
 
 
 def test_ids_that_look_alike_are_not_mixed_up(sums: WindowSums) -> None:
@@ -59,11 +62,15 @@ def test_sums_are_shared_and_expire(settings: Settings, sums: WindowSums, admin:
     assert all(0 < admin.ttl(key) <= 900 for key in keys)
 
 
-def test_large_sums_are_exact(sums: WindowSums) -> None:
+def test_large_sums_are_exact(settings: Settings, sums: WindowSums, admin: Any) -> None:
     """Lua's way to write large numbers does not reach the sums."""
     reports = [HeatReport("a", f"app-{number}", NOW, 10_000_000) for number in range(1500)]
     assert sums.add(reports)[-1] == 15_000_000_000
     assert sums.add([HeatReport("a", "one more", NOW, 1)]) == [15_000_000_001]
+    (key,) = admin.scan_iter(f"{settings.key_prefix}:sum:*")
+    admin.hset(key, "a", 2**53 - 3)
+    assert sums.add([HeatReport("a", "yet one more", NOW, 1)]) == [2**53 - 2]
+    assert sums.add([HeatReport("a", "the last one", NOW, 1)]) == [2**53 - 1]
 
 
 def test_a_damaged_sum_stops_no_other(settings: Settings, sums: WindowSums, admin: Any) -> None:
