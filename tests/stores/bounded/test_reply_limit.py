@@ -27,6 +27,8 @@ ANNOUNCED = [
     b"*2\r\n$4\r\nconv\r\n$100000000000\r\n",
     b"*99999999999999999999999999\r\n",
     b"*9000\r\n" + 8000 * b"$1\r\na\r\n" + b"*1000000000\r\n",
+    *(b"%c12345678\r\n" % kind for kind in b"*~%>|"),
+    *(b"%c123456789\r\n" % kind for kind in b"$=!"),
 ]
 
 
@@ -44,6 +46,8 @@ def test_lengths_out_of_bounds(reply: bytes) -> None:
         b"*-1\r\n",
         b"$-1\r\n",
         b"*4194304\r\n",
+        *(b"%c9876543\r\n" % kind for kind in b"*~%>|"),
+        *(b"%c98765432\r\n" % kind for kind in b"$=!"),
         b"$67108864\r\nx",
         b":1000000000000\r\n",
         b"+1000000000000\r\n",
@@ -95,7 +99,7 @@ def use_all(reply: bytes) -> None:
                     use(store, stream)
 
 
-@pytest.mark.parametrize("reply", [*ANNOUNCED[:2], ANNOUNCED[-1]])
+@pytest.mark.parametrize("reply", [*ANNOUNCED[:2], ANNOUNCED[8]])
 def test_a_reply_that_announces_too_much_is_refused(reply: bytes) -> None:
     """The memory for an array would be allocated, and the rest waited for."""
     use_all(reply)
