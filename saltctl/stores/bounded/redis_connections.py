@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, cast
 
+import hiredis  # noqa: TID253
 import redis  # noqa: TID253  this module is imported where redis is needed
 from redis.backoff import ExponentialBackoff  # noqa: TID253
 from redis.connection import (  # noqa: TID253
@@ -27,6 +28,7 @@ _NIL = b"*1\r\n$-1\r\n"
 _NUMBER = re.compile(rb"\*1\r\n\$([0-9]{1,2})\r\n([0-9]{1,10})\r\n").fullmatch
 _UNPARSED = (ValueError, TypeError, LookupError, MemoryError, RecursionError)
 """Exceptions of redis-py for a reply that it cannot parse, such as a MOVED without an address, or many pushes."""
+_NUMBERS = (int, float)
 _CLOSED = re.compile("reset by peer|closed by server").search
 
 
@@ -85,8 +87,8 @@ class _Exchange(AbstractConnection):
         return super().pack_command(*_texts(command))  # type: ignore[no-untyped-call]
 
     def pack_commands(self, commands: Iterable[Sequence[Any]]) -> Any:
-        """Return commands packed."""
-        return super().pack_commands(map(_texts, commands))  # type: ignore[no-untyped-call]
+        """Return commands packed in one piece: redis-py makes many, and looks at each argument twice (measured)."""
+        return [b"".join([hiredis.pack_command(tuple(_texts(command))) for command in commands])]
 
     def _connect(self) -> BoundedSocket | BoundedTlsSocket:
         self.bounded = self._open()
@@ -195,7 +197,7 @@ class _Unix(_Exchange, UnixDomainSocketConnection):
 
 
 def _texts(command: Sequence[Any]) -> list[Any]:
-    return [str(part) if isinstance(part, int | float) else part for part in command]
+    return [part if type(part) is str else str(part) if isinstance(part, _NUMBERS) else part for part in command]
 
 
 def _timeout_of(connection: AbstractConnection) -> float:
