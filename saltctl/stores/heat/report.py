@@ -23,6 +23,7 @@ MAX_FIELDS = 16
 MAX_ENTRY_BYTES = 4096
 MAX_AHEAD = 60.0
 """Seconds by which a reporting server's clock may be ahead of the reader's clock."""
+_USUAL_NAMES = [b"v", b"conversation_id", b"server", b"window", b"writes"]
 
 
 class BadReportError(ValueError):
@@ -57,20 +58,15 @@ def parse(flat: Sequence[bytes], now: float) -> HeatReport:
     """
     if len(flat) > 2 * MAX_FIELDS:
         raise BadReportError(f"{len(flat) // 2} fields: at most {MAX_FIELDS} are allowed")
-    if sum(map(len, flat)) > MAX_ENTRY_BYTES:
-        raise BadReportError(f"{sum(map(len, flat))} bytes: at most {MAX_ENTRY_BYTES} are allowed")
-    fields = dict(zip(flat[::2], flat[1::2], strict=False))
-    version = fields.get(b"v")
-    if version != b"1":
-        raise BadReportError("no version" if version is None else f"unknown version {_quoted(version)}")
+    if (size := len(b"".join(flat))) > MAX_ENTRY_BYTES:
+        raise BadReportError(f"{size} bytes: at most {MAX_ENTRY_BYTES} are allowed")
     try:
-        conversation_id = check_conversation_id(fields[b"conversation_id"].decode())
-        server = fields[b"server"].decode()
-        window = _whole_number(fields, b"window")
-        writes = _whole_number(fields, b"writes")
-        throttled_n = _whole_number(fields, b"throttled_n") if b"throttled_n" in fields else 0
-    except KeyError as exc:
-        raise BadReportError(f"no field {exc.args[0].decode()}") from None
+        id_bytes, server_bytes, window_digits, writes_digits, n_digits = _values(flat)
+        conversation_id = check_conversation_id(id_bytes.decode())
+        server = server_bytes.decode()
+        window = _whole_number("window", window_digits)
+        writes = _whole_number("writes", writes_digits)
+        throttled_n = 0 if n_digits is None else _whole_number("throttled_n", n_digits)
     except UnicodeDecodeError:
         raise BadReportError("a string that is not UTF-8") from None
     except InvalidConversationIdError as exc:
@@ -86,10 +82,26 @@ def parse(flat: Sequence[bytes], now: float) -> HeatReport:
     return HeatReport(conversation_id, server, window, writes, throttled_n)
 
 
-def _whole_number(fields: dict[bytes, bytes], name: bytes) -> int:
-    value = fields[name]
+def _values(flat: Sequence[bytes]) -> tuple[bytes, bytes, bytes, bytes, bytes | None]:
+    """Return the values of the conversation id, server, window, writes, and throttled_n (None without that field)."""
+    # Most reports are as HeatReport.fields writes them. A dictionary would take a quarter of the parsing (measured).
+    if flat[::2] == _USUAL_NAMES and flat[1] == b"1" and len(flat) == 2 * len(_USUAL_NAMES):
+        _, _, _, conversation, _, server, _, window, _, writes = flat
+        return conversation, server, window, writes, None
+    fields = dict(zip(flat[::2], flat[1::2], strict=False))
+    version = fields.get(b"v")
+    if version != b"1":
+        raise BadReportError("no version" if version is None else f"unknown version {_quoted(version)}")
+    try:
+        conversation, server, window, writes = (fields[name] for name in _USUAL_NAMES[1:])
+    except KeyError as exc:
+        raise BadReportError(f"no field {exc.args[0].decode()}") from None
+    return conversation, server, window, writes, fields.get(b"throttled_n")
+
+
+def _whole_number(name: str, value: bytes) -> int:
     if not value.isdigit() or len(value) > 12:
-        raise BadReportError(f"{name.decode()} is not a whole number: {_quoted(value)}")
+        raise BadReportError(f"{name} is not a whole number: {_quoted(value)}")
     return int(value)
 
 

@@ -36,6 +36,14 @@ def test_a_report_survives_the_stream(throttled_n: int) -> None:
     assert parse(as_redis_returns(report), NOW) == report
 
 
+def test_the_order_of_fields_does_not_matter() -> None:
+    """Another client may send them in any order; of a repeated field the last one counts."""
+    usual = flat()
+    pairs = [usual[at : at + 2] for at in range(0, len(usual), 2)]
+    assert parse([part for pair in reversed(pairs) for part in pair], NOW) == parse(usual, NOW)
+    assert parse([*usual, b"writes", b"43"], NOW) == parse(flat(writes=b"43"), NOW)
+
+
 def test_unknown_fields_are_ignored() -> None:
     """A later version may add fields to version 1 without breaking older services."""
     assert parse([*flat(), b"colour", b"blue"], NOW).writes == 42
@@ -68,6 +76,7 @@ def test_unknown_fields_are_ignored() -> None:
         (flat(writes="٣".encode()), "not a whole number"),
         (flat(window=b"tomorrow"), "window is not a whole number"),
         (flat(window=str(int(NOW) + 61).encode()), "in the future"),
+        (flat(throttled_n=b""), "throttled_n is not a whole number: ''"),
         (flat(throttled_n=b"many"), "throttled_n is not a whole number"),
         (flat(throttled_n=b"70000"), "throttled at N"),
         ([b"a", b"b"] * 17, "17 fields"),
