@@ -10,7 +10,7 @@ from __future__ import annotations
 from binascii import crc32
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from saltctl.errors import SaltctlError
 from saltctl.stores.heat.report import HeatReport
@@ -39,8 +39,8 @@ class WindowSums(HeatStore):
             RedisUnavailableError, AccessDeniedError: the primaries cannot be found.
         """
         by_hash: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for position, report in enumerate(reports):
-            by_hash[(report.window, crc32(report.conversation_id.encode()) % SHARDS)].append(position)
+        for position, (conversation_id, _, window, _, _) in enumerate(reports):
+            by_hash[window, crc32(conversation_id.encode()) % SHARDS].append(position)
         # For each primary, the script calls with the positions of the reports that they add.
         calls: dict[str, list[_Call]] = defaultdict(list)
         for (window, shard), positions in by_hash.items():
@@ -48,8 +48,9 @@ class WindowSums(HeatStore):
             for start in range(0, len(positions), REPORTS_PER_CALL):
                 page = positions[start : start + REPORTS_PER_CALL]
                 arguments: list[Any] = []
-                for report in (reports[position] for position in page):
-                    arguments += (report.conversation_id, report.server, report.writes)
+                for position in page:
+                    conversation_id, server, _, writes, _ = reports[position]
+                    arguments += (conversation_id, server, writes)
                 command = ("EVAL", script("add_reports", "heat"), 1, key, EXPIRY_SECONDS, *arguments)
                 calls[self._connections.primary_of(key)].append((page, command))
         sums: list[int | SaltctlError] = [0] * len(reports)
@@ -70,13 +71,13 @@ class WindowSums(HeatStore):
         return [self._sums_or_error(primary, reply) for reply in replies]
 
     def _sums_or_error(self, primary: str, reply: Any) -> list[int] | SaltctlError:
+        if not isinstance(reply, Exception):
+            return cast("list[int]", reply)
         try:
             with self._connections.errors(primary):
-                if isinstance(reply, Exception):
-                    raise reply
+                raise reply
         except SaltctlError as exc:
             return exc
-        return list(map(int, reply))
 
 
 class InMemorySums:
