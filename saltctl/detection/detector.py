@@ -95,15 +95,17 @@ class Detector:
         decisions: dict[str, RaiseDecision] = {}
         failures = self._decide([report for _, report in reports], decisions)
         left = self._raise_all(decisions, failures, result)
-        hopeless = self._hopeless(reports, failures, stream)
+        hopeless = self._hopeless(reports, failures, stream) if failures else {}
+        unfinished = left | failures.keys()
         for entry, report in reports:
             conversation_id = report.conversation_id
-            if conversation_id in hopeless:
+            if conversation_id not in unfinished:
+                ids.append(entry.id)
+            elif conversation_id in hopeless:
                 dead.append((entry, hopeless[conversation_id]))
                 result.given_up += 1
             else:
-                pending = conversation_id in failures or conversation_id in left
-                (result.left_pending if pending else ids).append(entry.id)
+                result.left_pending.append(entry.id)
         ids += self._bury(dead, result)
         if stream is not None and ids:
             stream.acknowledge(ids)
