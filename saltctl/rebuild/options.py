@@ -15,8 +15,7 @@ class RebuildOptions:
 
     ``max_rcu`` limits the read capacity units a second; None does not limit them. ``if_needed`` does nothing if every
     primary is verified already. ``replace_registry`` takes Redis over from another registry. ``batch`` is the
-    number of entries that are merged at once, and determines the memory that is needed. If most entries are in Redis
-    already, a batch four times as large costs the server a fifth less (see stores/redis/merge_commands.py).
+    number of entries that are merged at once, and determines the memory that is needed.
     A rebuild that dies loses at most ``checkpoint_every`` seconds of work. ``max_half_done`` half-done raises are kept
     in memory, and in each checkpoint, until the end. More are completed as soon as they are merged, as a raise itself
     would do, so that both stay small even if every raise of the last hour is half done.

@@ -250,7 +250,11 @@ class Rebuild:
         for page in self.pages(buffer):
             # A half-done raise is completed after all of Redis has it, never before.
             run.damaged_ids |= {damaged.conversation_id for damaged in page.damaged}
-            run.half_done += [(i, entry) for i, entry, write_n in page.entries if write_n < write_n_of(entry)]
+            run.half_done += [
+                (conversation_id, entry)
+                for conversation_id, entry, write_n in page.entries
+                if write_n != entry and write_n < write_n_of(entry)  # equal numbers, which are most, make no call
+            ]
             if len(buffer.pending) >= self.options.batch or self.clock() >= run.flush_due:
                 # Lookups of a verified Redis see each merge at once, so it must still be the primary of this rebuild.
                 if self._verified_before or self.clock() >= self._note_check_due:

@@ -114,6 +114,8 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
             return [*CHECK_RESULTS, *refused]
         case "set_fence", _:
             return [1, TOKEN_GONE, OTHER_IDENTITY, *refused]
+        case _, "HGET":
+            return [*entries, UNREACHABLE]
         case _, "HMGET":
             return [*((entry,) for entry in entries), UNREACHABLE]
     return [0, 1, *refused]

@@ -39,6 +39,7 @@ from tests.model.mutations import (
     NotesNothing,
     Overwriting,
     RaisesUnconditionally,
+    ReadsFirst,
     ReadsNoteEventually,
     ReadsNoteFirst,
     ReadsNoteLate,
@@ -48,6 +49,7 @@ from tests.model.mutations import (
     SkipsUnverified,
     TakesAnyTable,
     TakesEmptyTable,
+    TrustsAnyValue,
     TrustsItsCheckpoint,
     backup_with,
     store_with_sessions,
@@ -70,6 +72,7 @@ DEPOSED: dict[str, Any] = {
     "verified": True,
 }
 """A verified primary, and a replica that is promoted while that primary goes on."""
+READS_FIRST = Code(store=store_with_sessions(ReadsFirst))
 REPLACED = Code(backup=NotedBackup, replaced=True)
 LOST: dict[str, Any] = {"raises": (2,), "may_fail": (Failure.LOSE, Failure.FLUSH), "failures": 2, "verified": True}
 """A verified Redis that may lose everything, besides the table that may be replaced."""
@@ -90,6 +93,7 @@ PROTOCOL = (
         read_only_replicas=False,
     ),
     Case("one Redis, one raise, a rebuild that is resumed, one failure", Code(resumes=True), raises=(2,), failures=1),
+    Case("one Redis, two raises, a rebuild that reads first, one failure", READS_FIRST, failures=1),
     Case("one Redis with notes, one failure", Code(backup=NotedBackup), raises=(2,), failures=1, verified=True),
     Case("a primary is deposed, and named for a while", NOTED, **DEPOSED | {"may_fail": (Failure.DEPOSE_LATE,)}),
     Case("a primary is deposed, and raises are told any primary", NOTED, stale_answers=True, **DEPOSED),
@@ -144,6 +148,12 @@ MUTATIONS = (
     Case("fallback writers use max_n", Code(backup=FallbackUsesMaxN), failures=1, expect=Broken.REDIS_MESSAGE),
     Case("no fence", Code(store=NoFence), failures=1, expect=Broken.REDIS_RAISE),
     Case("rebuild overwrites", Code(store=store_with_sessions(Overwriting)), failures=1, expect=Broken.REDIS_RAISE),
+    Case(
+        "rebuild merges only what is missing",
+        Code(store=store_with_sessions(TrustsAnyValue)),
+        failures=1,
+        expect=Broken.REDIS_MESSAGE,
+    ),
     Case("raise skips an unverified Redis", Code(store=SkipsUnverified), failures=1, expect=Broken.REDIS_RAISE),
     Case(
         "fence without the replication id",

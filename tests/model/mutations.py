@@ -281,6 +281,27 @@ class Overwriting(RedisRebuildSession):
         self._connection.execute([("HSET", self._keys[0], *entry[:2]) for entry in entries])
 
 
+class ReadsFirst(RedisRebuildSession):
+    """A rebuild that reads what Redis has before it merges, as over a Redis that has most entries."""
+
+    def begin_merge(self, entries: Sequence[Merge]) -> None:
+        """Read."""
+        self._mostly_new = False
+        super().begin_merge(entries)
+
+
+class TrustsAnyValue(ReadsFirst):
+    """A rebuild that merges only what Redis lacks, whatever Redis has."""
+
+    def end_merge(self) -> int:
+        """Call the script for an entry that is missing."""
+        entries, self._sent = self._sent, []
+        if entries and self._connection.receive_values(1) == [None]:
+            self._connection.send(list(self._packer.script_calls(entries)))
+            self._connection.receive_numbers(1)
+        return 0
+
+
 class ScriptFirst(RedisRebuildSession):
     """A rebuild that loads the lookup script before everything else."""
 

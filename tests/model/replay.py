@@ -69,7 +69,10 @@ class Call(NamedTuple):
     @property
     def writes(self) -> bool:
         """Whether the call can have an effect on other processes."""
-        reads = self.words[0] in ("get", "scan", "describe", "HMGET", "load") or script_of(self.words) == "check_marks"
+        reads = (
+            self.words[0] in ("get", "scan", "describe", "HGET", "HMGET", "load")
+            or script_of(self.words) == "check_marks"
+        )
         reads = reads or self.over == "world"
         reads = reads or self.over == "topology" or (self.words[0] == "note" and not self.values)
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")

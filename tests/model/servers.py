@@ -142,6 +142,8 @@ def execute(server: Redis, words: Words, patches: Mapping[str, str] | None = Non
             return _run(server, (patches or {}).get(name, script(name)), arguments)
         case "EVAL", text, "1", _, *arguments:
             return _run(server, (patches or {}).get(script_of(words), text), arguments)
+        case "HGET", _, field:
+            return server, dict(server.bucket).get(field.encode())
         case "HMGET", _, field:
             return server, (dict(server.bucket).get(field.encode()),)
         case "HSET" | "HSETNX", *_ if server.replica and server.read_only:

@@ -140,6 +140,7 @@ SEQUENCES = (
     "finish, look up",
     "merge 16 elsewhere, raw, mark, merge 16 if noted, raw",
     "mark, merge 4, narrow, finish, load, look up, merge 4, look up, raise to 8, look up, seal, look up, narrow, raw",
+    f"mark, merge 4, {'merge 8 in the rebuild, ' * 4}{'seal in the rebuild, ' * 2}finish, load, look up, raw",
     "mark, merge 2, seal in the rebuild, raw, narrow, merge 8 in the rebuild, raw, raise to 8, raw",
     "mark, finish, merge 16 elsewhere, merge 16 anywhere, raw, restart, merge 16 elsewhere, merge 16 anywhere, raw",
 )

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 from saltctl.errors import RebuildBrokenError, RedisUnavailableError
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, REBUILD, Buckets
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import moved
 from saltctl.stores.redis.merge_commands import Merge, MergePacker
 from saltctl.stores.redis.scripts import script, script_sha
+
+
+@lru_cache(maxsize=1000)
+def _value_of(entry: Entry) -> bytes:
+    """Return what Redis holds for an entry."""
+    return str(entry).encode()
 
 
 class RedisRebuildSession:
@@ -38,7 +46,6 @@ class RedisRebuildSession:
         self._packer = MergePacker(keys, buckets, sha.decode(), clustered=clustered)
         self._mostly_new = True
         self._sent: list[Merge] = []
-        self._calls = 0
 
     def mark_buckets(self, token: str, *, replace_registry: bool = False) -> None:
         """Put the token into every bucket, and remember the replication id (step 3).
@@ -71,41 +78,36 @@ class RedisRebuildSession:
         """Send merges (step 4) without waiting for the replies: the caller reads on while the server works.
 
         All entries are of buckets of this primary. Only one merge may be in progress. As long as most entries are new
-        to Redis, they are sent by HSETNX.
+        to Redis, they are set by HSETNX; otherwise they are read first.
         """
         self._sent = list(entries)
         self._connection.prolong()
+        pack = self._packer.new_entries if self._mostly_new else self._packer.existing_entries
         try:
-            if self._mostly_new:
-                for chunk in self._packer.new_entries(entries):
-                    self._connection.send([chunk])
-            else:
-                self._calls = self._send_script_calls(entries)
+            for chunk in pack(entries):
+                self._connection.send([chunk])
         except KeyError:
             raise moved(self.primary) from None
 
     def end_merge(self) -> int:
-        """Wait for the replies; return how many entries changed."""
+        """Wait for the replies, and merge what differs by the script; return how many entries changed."""
         entries, self._sent = self._sent, []
         if not entries:
             return 0
-        calls, self._calls = self._calls, 0
-        if calls:
-            raised: int = sum(self._connection.receive_numbers(calls))
-        else:
+        if self._mostly_new:
             was_new = self._connection.receive_flags(len(entries))
-            raised = was_new.count(True)
-            existing = [entry for entry, new in zip(entries, was_new, strict=True) if not new]
-            raised += sum(self._connection.receive_numbers(self._send_script_calls(existing)))
+            raised = sum(was_new)
+            rest = [entry for entry, new in zip(entries, was_new, strict=True) if not new]
+        else:
+            values = self._connection.receive_values(len(entries))
+            raised = 0
+            rest = [entry for entry, value in zip(entries, values, strict=True) if value != _value_of(entry[1])]
+            rest = rest or entries[:1]  # the script refuses a primary that was demoted, unlike HGET
+        if calls := list(self._packer.script_calls(rest)):
+            self._connection.send(calls)
+            raised += sum(self._connection.receive_numbers(len(calls)))
         self._mostly_new = 2 * raised > len(entries)
         return raised
-
-    def _send_script_calls(self, entries: Sequence[Merge]) -> int:
-        """Send calls of the merge script; return their number."""
-        calls = list(self._packer.script_calls(entries))
-        if calls:
-            self._connection.send(calls)
-        return len(calls)
 
     def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
         """Set the fence in every bucket (step 5), except those of ``damaged_ids``; return how many have none then.

@@ -13,7 +13,7 @@ from saltctl.settings import Settings
 from saltctl.stores.bounded import reply_limit
 from saltctl.stores.bounded.reply_limit import OversizedReplyError, ReplyLimit, announces_too_much
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.stores.redis.dedicated_connection import read_flags
+from saltctl.stores.redis.dedicated_connection import read_replies
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support.redis_stub import Command, RedisStub, array
 
@@ -123,13 +123,13 @@ def test_each_reply_is_counted_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [entry.id for entry in stream.get(["1-0"] * 5)] == ["1-0"] * 5
 
 
-def test_flags_without_end_are_refused() -> None:
+def test_many_replies_without_end_are_refused() -> None:
     """A rebuild reads them from the socket itself."""
     import redis.exceptions as driver
 
     class Endless:
         def recv(self, size: int) -> bytes:
-            return size * b"0"
+            return size * b"+"
 
     with pytest.raises(driver.ConnectionError, match="answered another command"):
-        read_flags(Endless(), 10)
+        read_replies(Endless(), 10)

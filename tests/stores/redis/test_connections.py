@@ -27,7 +27,7 @@ from saltctl.settings import Settings
 from saltctl.stores.bounded.deadline import BoundedSocket
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.dedicated_connection import DedicatedConnection, read_flags
+from saltctl.stores.redis.dedicated_connection import DedicatedConnection, read_replies
 from saltctl.stores.redis.inspection import RedisInspection
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.urls import parse_redis_url
@@ -533,21 +533,21 @@ def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
     theirs.close()
 
 
-def test_flags_arrive_in_any_pieces(wire: tuple[socket.socket, socket.socket]) -> None:
+def test_replies_arrive_in_any_pieces(wire: tuple[socket.socket, socket.socket]) -> None:
     """Cut anywhere; exactly the requested replies are read."""
     ours, theirs = wire
 
     def send() -> None:
-        for piece in (b":", b"1\r", b"\n:0\r\n:", b"1\r\n"):
+        for piece in (b":", b"1\r", b"\n:0\r\n$", b"2\r\n1", b"6\r\n$-1\r\n"):
             theirs.sendall(piece)
             time.sleep(0.01)
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert read_flags(ours, 3) == [True, False, True]
+    assert read_replies(ours, 4) == [1, 0, b"16", None]
     sender.join()
     theirs.sendall(b":1\r\n" * 50_000)
-    assert read_flags(ours, 50_000) == [True] * 50_000
+    assert read_replies(ours, 50_000) == [1] * 50_000
 
 
 @pytest.mark.parametrize(
@@ -555,22 +555,22 @@ def test_flags_arrive_in_any_pieces(wire: tuple[socket.socket, socket.socket]) -
     [
         (b":1\r\n-READONLY You can't write.\r\n", "ResponseError", "READONLY"),
         (b"-NOPERM User has no permissions\r\n-NOPERM again\r\n", "ResponseError", "NOPERM User"),
-        (b":1\r\n+OK\r\n", "InvalidResponse", "else than 0 or 1"),
-        (b":1\r\n:12\r\n", "InvalidResponse", "else than 0 or 1"),
-        (b":1\r\n:7\r\n", "InvalidResponse", "else than 0 or 1"),
+        (b":1\r\n:0\r\n:1\r\n", "ConnectionError", "answered another command"),
+        (b":1\r\n*99999999\r\n", "ConnectionError", "answered another command"),
+        (b":1\r\nHTTP/1.1 400 Bad Request\r\n", "InvalidResponse", "Protocol error"),
         (b":1\r\n:", "TimeoutError", "Timeout"),
     ],
 )
 def test_other_replies_are_errors(
     wire: tuple[socket.socket, socket.socket], sent: bytes, error: str, words: str
 ) -> None:
-    """Error replies as redis-py raises them, a reply that HSETNX never has, and a timeout."""
+    """Error replies as redis-py raises them, more or larger replies than asked for, no Redis, and a timeout."""
     import redis.exceptions as driver
 
     ours, theirs = wire
     theirs.sendall(sent)
     with pytest.raises(getattr(driver, error), match=words):
-        read_flags(ours, 2)
+        read_replies(ours, 2)
 
 
 def test_a_closed_connection_is_an_error(wire: tuple[socket.socket, socket.socket]) -> None:
@@ -581,4 +581,27 @@ def test_a_closed_connection_is_an_error(wire: tuple[socket.socket, socket.socke
     theirs.sendall(b":1\r\n")
     theirs.close()
     with pytest.raises(driver.ConnectionError, match="closed"):
-        read_flags(ours, 2)
+        read_replies(ours, 2)
+
+
+@pytest.mark.parametrize(
+    ("sent", "receive"),
+    [
+        (b":7\r\n", DedicatedConnection.receive_flags),
+        (b"+OK\r\n", DedicatedConnection.receive_flags),
+        (b"$-1\r\n", DedicatedConnection.receive_flags),
+        (b":1\r\n", DedicatedConnection.receive_values),
+        (b"*0\r\n", DedicatedConnection.receive_values),
+    ],
+)
+def test_a_reply_of_another_kind_is_refused(sent: bytes, receive: Callable[[DedicatedConnection, int], Any]) -> None:
+    """HSETNX answers 0 or 1, HGET a string or nil. The connection is not used any more."""
+    with RedisStub(lambda _, command: sent if command[0] == b"HGET" else RedisStub.OK) as server:
+        connections = Connections(of_redis(server.url), timeout=5.0, retries=0)
+        dedicated = connections.dedicated(connections.primaries()[0])
+        dedicated.send([b"*3\r\n$4\r\nHGET\r\n$1\r\na\r\n$1\r\nb\r\n"])
+        with pytest.raises(RedisUnavailableError, match="answered another command"):
+            receive(dedicated, 1)
+        with pytest.raises(RedisUnavailableError, match="was lost"):
+            receive(dedicated, 1)
+        connections.close()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from saltctl.salting import bucket_of
 from saltctl.stores.redis.buckets import Buckets
-from saltctl.stores.redis.merge_commands import MERGE_ENTRIES, NEW_A_CHUNK, MergePacker, bulk
+from saltctl.stores.redis.merge_commands import ENTRIES_A_CHUNK, MERGE_ENTRIES, MergePacker, bulk
 
 BUCKETS = Buckets("salt:r:", 16, "v2:16")
 SHA = "5ca1ab1e" * 5
@@ -89,12 +89,16 @@ def test_a_bulk_string_has_its_length_in_bytes() -> None:
 
 
 def test_hostile_ids_are_arguments() -> None:
-    """Each is one argument of one command, in both forms, whatever it holds of the protocol."""
+    """Each is one argument of one command, in all forms, whatever it holds of the protocol."""
     entries = [(conversation_id, 2 << number) for number, conversation_id in enumerate(HOSTILE_IDS)]
     commands = parse(b"".join(packer().new_entries(entries)))
     assert commands == [
         [b"HSETNX", BUCKETS.key_of(conversation_id).encode(), conversation_id.encode(), str(n).encode()]
         for conversation_id, n in entries
+    ]
+    commands = parse(b"".join(packer().existing_entries(entries)))
+    assert commands == [
+        [b"HGET", BUCKETS.key_of(conversation_id).encode(), conversation_id.encode()] for conversation_id, _ in entries
     ]
     assert sorted(pair for call in script_calls(entries) for pairs in call.values() for pair in pairs) == sorted(
         entries
@@ -103,9 +107,9 @@ def test_hostile_ids_are_arguments() -> None:
 
 def test_new_entries_come_in_chunks() -> None:
     """So that the server works on the first ones while the others are packed. None are left out."""
-    entries = [(f"conv_{number}", 4) for number in range(2 * NEW_A_CHUNK + 1)]
+    entries = [(f"conv_{number}", 4) for number in range(2 * ENTRIES_A_CHUNK + 1)]
     chunks = [parse(chunk) for chunk in packer().new_entries(entries)]
-    assert [len(chunk) for chunk in chunks] == [NEW_A_CHUNK, NEW_A_CHUNK, 1]
+    assert [len(chunk) for chunk in chunks] == [ENTRIES_A_CHUNK, ENTRIES_A_CHUNK, 1]
     assert [words[2].decode() for chunk in chunks for words in chunk] == [entry[0] for entry in entries]
     assert list(packer().new_entries([])) == []
 
@@ -138,11 +142,13 @@ def test_thin_buckets_share_a_call() -> None:
 
 
 def test_entries_of_another_bucket_are_refused() -> None:
-    """Neither form writes to a bucket that the primary did not have."""
+    """No form names a bucket that the primary did not have."""
     bucket = bucket_of("conv", BUCKETS.count)
     others = packer(number for number in range(16) if number != bucket)
     with pytest.raises(KeyError):
         list(others.new_entries([("conv", 4)]))
+    with pytest.raises(KeyError):
+        list(others.existing_entries([("conv", 4)]))
     with pytest.raises(KeyError):
         list(others.script_calls([("conv", 4)]))
     assert list(packer([bucket]).new_entries([("conv", 4)]))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavailableError, UnverifiedError
-from saltctl.local.servers import LocalRedis
+from saltctl.local.servers import LocalRedis, free_port
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -264,7 +264,7 @@ def test_a_restarted_server_is_another_one(
 # Merges.
 
 
-@pytest.mark.parametrize("mostly_new", [True, False], ids=["hsetnx", "script"])
+@pytest.mark.parametrize("mostly_new", [True, False], ids=["hsetnx", "hget"])
 def test_a_bucket_of_another_primary_breaks_the_session(
     open_session: Opener, store: RedisRegistry, buckets: Buckets, mostly_new: bool
 ) -> None:
@@ -286,7 +286,7 @@ def test_a_bucket_of_another_primary_breaks_the_session(
 def test_hostile_ids_are_merged_both_ways(
     open_session: Opener, store: RedisRegistry, admin: Any, clustered: bool
 ) -> None:
-    """Ids that look like the protocol, a format or a command are data, for HSETNX and for the script."""
+    """Ids that look like the protocol, a format or a command are data, for HSETNX, HGET and the script."""
     ids = ["\r\n", "*1\r\n$8\r\nFLUSHALL\r\n", ":1\r\n", "-ERR x", "%b%d", "\x00", "é" * 1000, "😀", " ", "}{"]
     session = open_session(clustered=clustered)
     assert merge(session, [(conversation_id, 2) for conversation_id in ids]) == len(ids)
@@ -305,8 +305,9 @@ def test_a_script_call_names_one_bucket_in_a_cluster(
     session = open_session(clustered=clustered)
     merge(session, entries)
     merge(session, entries)
+    raised = [(conversation_id, 8) for conversation_id, _ in entries]
     admin.config_resetstat()
-    assert merge(session, entries) == 0
+    assert merge(session, raised) == len(entries)
     assert admin.info("commandstats")["cmdstat_evalsha"]["calls"] == (used if clustered else 1)
 
 
@@ -318,6 +319,15 @@ def test_a_merge_of_nothing_sends_nothing(open_session: Opener, admin: Any) -> N
     assert merge(session, [("conv", 4)]) == 0
     assert merge(session, []) == 0
     assert merge(session, [("conv", 8)]) == 1
+
+
+def test_a_demoted_primary_is_refused_by_the_next_merge(marked: RedisRebuildSession, admin: Any) -> None:
+    """Also if all that it has is equal, and reading is what it permits."""
+    assert merge(marked, [("conv", 4)]) == 0
+    admin.config_set("replica-read-only", "no")
+    admin.replicaof("127.0.0.1", free_port())
+    with pytest.raises(RedisUnavailableError, match="READONLY"):
+        merge(marked, [("conv", 4)])
 
 
 def test_a_closed_session_refuses(marked: RedisRebuildSession, admin: Any) -> None:

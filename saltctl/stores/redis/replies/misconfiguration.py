@@ -16,7 +16,7 @@ _NAME = re.compile(r"(?:command|subcommand|available|for)[ :]+['`\"]([A-Za-z|._-
 _NEEDED_BY = {
     **dict.fromkeys(("EVALSHA", "INFO", "HMGET"), "lookups need"),
     **dict.fromkeys(("EVAL", "WAIT"), "raises need"),
-    **dict.fromkeys(("SCRIPT", "LOAD", "HSETNX", "HGETALL", "HDEL"), "rebuilds need"),
+    **dict.fromkeys(("SCRIPT", "LOAD", "HSETNX", "HGET", "HGETALL", "HDEL"), "rebuilds need"),
     **dict.fromkeys(("XADD",), "heat reports need"),
     **dict.fromkeys(("XREADGROUP", "XAUTOCLAIM", "XACK", "XPENDING", "XGROUP", "XINFO", "XTRIM"), "the service needs"),
 }
