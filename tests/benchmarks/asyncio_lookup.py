@@ -53,16 +53,15 @@ class AsyncioResult:
         )
 
 
-def measure(engine: str, settings: Settings, registry: Registry, ids: Sequence[str], rounds: int) -> AsyncioResult:
-    """Measure on a verified server that has these ids. Closes the registry.
+def measure(
+    engine: str, settings: Settings, client: Any, registry: Registry, ids: Sequence[str], rounds: int
+) -> AsyncioResult:
+    """Measure on verified servers that have these ids. Closes the registry, and the client of redis.asyncio.
 
     Raises:
         WrongResultError: an answer was wrong, or Redis did not answer a lookup.
     """
-    import redis.asyncio
-
     loop = asyncio.new_event_loop()
-    client = redis.asyncio.Redis.from_url(str(settings.redis_url))
     ours = aio.Registry(registry)
     keys = {conversation: f"salt:r:{bucket_of(conversation, settings.buckets)}" for conversation in ids}
     chance = random.Random(1)

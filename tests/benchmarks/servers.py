@@ -39,17 +39,21 @@ def redis_server(binary: Path | None = None, options: Mapping[str, str] | None =
 
 
 def fill(settings: Settings, entries: Sequence[tuple[str, int]]) -> None:
-    """Merge entries as a rebuild does, and verify the server: tokens, merges, fences, lookup script."""
+    """Merge entries as a rebuild does, and verify every primary: tokens, merges, fences, lookup script."""
     store = RedisRegistry(settings)
     try:
-        (session,) = store.sessions()
-        session.mark_buckets("token")
+        sessions = {session.primary: session for session in store.sessions()}
+        for session in sessions.values():
+            session.mark_buckets("token")
         for start in range(0, len(entries), BATCH):
-            session.begin_merge(entries[start : start + BATCH])
-            session.end_merge()
-        session.set_fence("token")
-        session.load_lookup()
-        session.close()
+            batch = dict(entries[start : start + BATCH])
+            for primary, ids in store.by_primary(list(batch)).items():
+                sessions[primary].begin_merge([(conversation, batch[conversation]) for conversation in ids])
+                sessions[primary].end_merge()
+        for session in sessions.values():
+            session.set_fence("token")
+            session.load_lookup()
+            session.close()
     finally:
         store.close()
 

@@ -40,17 +40,19 @@ def printed(outcome: Outcome) -> str:
 
 @pytest.mark.slow
 def test_lookups_are_answered_by_redis() -> None:
-    """On every server, each contender runs in every round, and Redis answers every lookup."""
+    """On every server and on a cluster, each contender runs in every round, and Redis answers every lookup."""
     outcome = lookup.run(quick=True)
-    assert [engine.engine for engine in outcome.engines] == list(engines())
+    assert [engine.engine for engine in outcome.engines] == [*engines(), lookup.CLUSTER]
     for engine in outcome.engines:
-        rounds = len(engine.seconds[lookup.HGET])
+        rounds = len(engine.floor)
         assert {name: len(figures) for name, figures in engine.seconds.items()} == dict.fromkeys(engine.seconds, rounds)
         assert engine.lookups == rounds * lookup.CALLS
         assert {len(figures) for figures in engine.on_loop.seconds.values()} == {rounds}
     output = printed(outcome)
     for row in (lookup.HGET, lookup.PLAIN, lookup.SCRIPT, lookup.STORE, lookup.LOOKUP, "<= 1.15"):
         assert output.count(row) >= len(engines())
+    for row in (lookup.CLUSTER, lookup.CLUSTER_HGET, lookup.NODE_HGET):
+        assert row in output
 
 
 @pytest.mark.slow
