@@ -47,7 +47,7 @@ class WriteMeter:
 
     @property
     def last_failure(self) -> Exception | None:
-        """The error for which the latest reports were dropped; None if they were sent."""
+        """The error for which the latest reports were not sent; None if they were."""
         return self._meter.last_failure
 
     def record(self, conversation_id: str, units: float = 1) -> None:

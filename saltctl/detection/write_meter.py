@@ -1,7 +1,8 @@
 """The write meter of an application server: local counters, and heat reports at the end of each window.
 
 A write costs one clock reading and one append: it takes no lock and uses no network. A background thread sends the
-reports. If Redis is unavailable, reports are dropped and counted: detection is late, but no write is.
+reports. While Redis is unavailable, reports wait in bounded memory and are sent again: detection is late, but no write
+is. A report counts once, however often it is sent.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Self
 
 from saltctl.detection.events import logger
 from saltctl.detection.write_window import WeightedWrite, WriteWindow
-from saltctl.errors import InvalidConversationIdError
+from saltctl.errors import InvalidConversationIdError, SaltctlError
 from saltctl.forks import importing, this_process
 from saltctl.salting import check_conversation_id
 from saltctl.settings import Settings, settings_or_loaded
@@ -41,10 +42,10 @@ MAX_UNSENT_WINDOWS = 4
 class MeterStats:
     """Totals of one meter.
 
-    ``dropped`` reports could not be sent; ``windows_lost`` windows were discarded because the sender hung;
-    ``invalid`` records had no valid conversation id or units; ``overflows`` counts the reductions of the counters.
-    The sender failed ``failures`` times. It last did all its work at ``last_success``, in seconds since the epoch,
-    also if there was nothing to report.
+    ``dropped`` reports will never be sent; ``waiting`` ones failed in an outage, and are sent again with the next ones.
+    ``windows_lost`` windows were discarded because the sender hung; ``invalid`` records had no valid conversation id
+    or units; ``overflows`` counts the reductions of the counters. The sender failed ``failures`` times. It last did
+    all its work at ``last_success``, in seconds since the epoch, also if there was nothing to report.
     """
 
     sent: int
@@ -54,6 +55,7 @@ class MeterStats:
     overflows: int
     failures: int = 0
     last_success: float | None = None
+    waiting: int = 0
 
 
 class WriteMeter:
@@ -74,7 +76,8 @@ class WriteMeter:
         floor: write units in a window below which a conversation is not reported.
         server: a name for this server, by default its host. The name in the reports, :attr:`server`, has the process
             id and a random part in addition: counts of the same name are not added up.
-        capacity: number of counters, at least 2; it bounds the memory (``python -m tests.benchmarks detection``).
+        capacity: number of counters, at least 2; it bounds the memory (``python -m tests.benchmarks detection``). So
+            many reports may wait for the end of an outage; above that the oldest are dropped.
         clock: returns seconds since the epoch. It may jump: a window ends when the clock leaves it.
         thread: send from a background thread, which the first record starts. If False, call :meth:`flush`.
     """
@@ -122,13 +125,14 @@ class WriteMeter:
         self._sent = self._dropped = self._invalid = self._overflows = self._windows_lost = self._failures = 0
         self._last_success: float | None = None
         self.last_failure: Exception | None = None
-        """The error for which the latest reports were dropped; None if they were sent."""
+        """The error for which the latest reports were not sent; None if they were."""
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._wake = threading.Event()
         self._window = WriteWindow(0, 0, self._capacity)
         self._finished: deque[WriteWindow] = deque()
         self._urgent: dict[tuple[int, str], int] = {}
+        self._unsent: deque[list[HeatReport]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -141,7 +145,7 @@ class WriteMeter:
     def stats(self) -> MeterStats:
         """Totals of this meter."""
         counts = (self._sent, self._dropped, self._windows_lost, self._invalid, self._overflows)
-        return MeterStats(*counts, self._failures, self._last_success)
+        return MeterStats(*counts, self._failures, self._last_success, sum(map(len, self._unsent.copy())))
 
     def record(self, conversation_id: str, units: float = 1) -> None:
         """Count a write. Never blocks and never fails.
@@ -186,14 +190,17 @@ class WriteMeter:
     def flush(self) -> int:
         """Send the reports of all finished windows and of throttling. Return the number of reports sent.
 
-        The background thread calls this at the end of each window. During an outage it drops and counts the reports
-        instead of raising.
+        The background thread calls this at the end of each window. It never raises: if the sink raises a SaltctlError,
+        the reports wait for the next call; if it raises anything else, they are dropped. Both are counted.
         """
         self._current_window()
         return self._send_finished()
 
     def close(self) -> None:
-        """Send all reports, including the current window, and stop the thread. A later record starts it again."""
+        """Send all reports, including the current window, and stop the thread. A later record starts it again.
+
+        Reports that cannot be sent now are dropped.
+        """
         self._reset_in_child()
         with self._lock:
             thread, self._thread = self._thread, None
@@ -205,6 +212,9 @@ class WriteMeter:
             self._finish_window(WriteWindow(0, 0, self._capacity))
             self._closed = False
         self._send_finished()
+        with self._sending:
+            while self._unsent:
+                self._drop_oldest()
 
     def __enter__(self) -> Self:
         """Return the meter. It is closed at the end of the block."""
@@ -245,19 +255,35 @@ class WriteMeter:
                 current = self._window
                 windows, self._finished = list(self._finished), deque()
                 urgent, self._urgent = self._urgent, {}
-            reports: list[HeatReport] = []
+            before = self._sent
             try:
-                reports = self._reports_of(windows, current, urgent)
-                if reports:
-                    self._sink.append_reports(reports)
-                    self.last_failure = None
+                if reports := self._reports_of(windows, current, urgent):
+                    self._unsent.append(reports)
+                while self._unsent:
+                    self._send_batch(self._unsent[0])
             except Exception as exc:  # any of a callback of the application: the next window must be sent
                 self._count_failure(exc)
-                self._dropped += len(reports)
-                return 0
-            self._last_success = self._clock()
-            self._sent += len(reports)
-            return len(reports)
+                while len(self._unsent) > 1 and sum(map(len, self._unsent)) > self._capacity:
+                    self._drop_oldest()
+            else:
+                self._last_success = self._clock()
+            return self._sent - before
+
+    def _send_batch(self, reports: list[HeatReport]) -> None:
+        """Send the oldest batch. If it raises a SaltctlError, the batch waits on; any other error would come again."""
+        try:
+            self._sink.append_reports(reports)
+        except SaltctlError:
+            raise
+        except Exception:
+            self._drop_oldest()
+            raise
+        self._unsent.popleft()
+        self._sent += len(reports)
+        self.last_failure = None
+
+    def _drop_oldest(self) -> None:
+        self._dropped += len(self._unsent.popleft())
 
     def _reports_of(
         self, windows: Sequence[WriteWindow], current: WriteWindow, urgent: Mapping[tuple[int, str], int]
@@ -276,7 +302,7 @@ class WriteMeter:
 
     def _count_failure(self, exc: Exception) -> None:
         if type(exc) is not type(self.last_failure):
-            logger.warning("heat reports are dropped: %s: %s", type(exc).__name__, exc)
+            logger.warning("heat reports cannot be sent: %s: %s", type(exc).__name__, exc)
         self._failures += 1
         self.last_failure = exc
 

@@ -19,6 +19,7 @@ from saltctl.detection.events import logger
 from saltctl.detection.write_meter import MAX_UNSENT_WINDOWS, WriteMeter
 from saltctl.errors import RedisUnavailableError
 from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.window_sums import InMemorySums
 from saltctl.throttling.key_range import throttled_by_key_range
 
 
@@ -38,7 +39,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.batches: list[list[HeatReport]] = []
-        self.fails = False
+        self.fails = self.loses_answers = False
         self.fault: BaseException | None = None
         self.arrived = threading.Event()
 
@@ -50,6 +51,8 @@ class Sink:
         if self.fault is not None:
             raise self.fault
         self.batches.append(list(reports))
+        if self.loses_answers:
+            raise RedisUnavailableError("no answer")
 
     @property
     def counts(self) -> dict[tuple[str, int], int]:
@@ -134,21 +137,67 @@ def test_a_clock_that_jumps_loses_no_count(meter: WriteMeter, sink: Sink, clock:
     assert sink.counts == {("a", 1_800_000_000): 20, ("a", int(1_800_000_000 + jump)): 30}
 
 
-def test_an_outage_of_redis_drops_and_counts_reports(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
-    """An outage costs reports, which are counted, and never an exception; afterwards they flow again."""
+def test_an_outage_of_redis_delays_reports(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
+    """No report is lost, none raises an exception, and all are sent, oldest first, once Redis answers."""
     sink.fails = True
-    for _ in range(3):
-        meter.record("a", 20)
+    for writes in (20, 21, 22):
+        meter.record("a", writes)
         clock.now += 1
         assert meter.flush() == 0
-    assert meter.stats.dropped == 3
+    assert (meter.stats.waiting, meter.stats.dropped, meter.stats.sent, meter.stats.last_success) == (3, 0, 0, None)
     assert isinstance(meter.last_failure, RedisUnavailableError)
     sink.fails = False
+    meter.record("a", 23)
+    clock.now += 1
+    assert meter.flush() == 4
+    assert list(sink.counts.items()) == [(("a", 1_800_000_000 + number), 20 + number) for number in range(4)]
+    assert (meter.stats.waiting, meter.stats.dropped, meter.stats.sent) == (0, 0, 4)
+    assert meter.last_failure is None
+
+
+def test_a_long_outage_uses_no_more_memory(sink: Sink, clock: Clock) -> None:
+    """As many reports wait as conversations can be counted; above that the oldest are dropped, and counted."""
+    meter = WriteMeter(sink, clock=clock, thread=False, capacity=4)
+    sink.fails = True
+    for _ in range(5):
+        for conversation_id in ("a", "b"):
+            meter.record(conversation_id, 20)
+        clock.now += 1
+        meter.flush()
+    assert (meter.stats.waiting, meter.stats.dropped) == (4, 6)
+    sink.fails = False
+    assert meter.flush() == 4
+    assert {window for _, window in sink.counts} == {1_800_000_003, 1_800_000_004}
+
+
+def test_a_closed_meter_drops_what_it_cannot_send(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
+    """Nobody would send it any more; a meter that is used again sends what it counts then."""
+    sink.fails = True
     meter.record("a", 20)
+    meter.close()
+    assert (meter.stats.waiting, meter.stats.dropped) == (0, 1)
+    sink.fails = False
+    meter.record("b", 20)
     clock.now += 1
     assert meter.flush() == 1
-    assert meter.stats.sent == 1
-    assert meter.last_failure is None
+
+
+def test_a_batch_that_was_added_before_it_failed_counts_once(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
+    """The answer to a batch is lost, so it is sent again; an early report of throttling comes before the full count."""
+    sink.loses_answers = True
+    meter.record("a", 20)
+    meter.throttled(error("ThrottlingException", reasons=KEY_RANGE), "a", n=4)
+    meter.flush()
+    meter.record("a", 30)
+    clock.now += 1
+    meter.flush()
+    sink.loses_answers = False
+    meter.record("a", 40)
+    clock.now += 1
+    meter.flush()
+    reports = [report for batch in sink.batches for report in batch]
+    assert [report.writes for report in reports] == [20, 20, 20, 50, 40]
+    assert InMemorySums().add(reports) == [20, 20, 20, 50, 40]
 
 
 def test_a_sender_that_hangs_uses_no_more_memory(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
@@ -369,7 +418,7 @@ def test_a_sink_that_fails_in_any_way_stops_nothing(meter: WriteMeter, sink: Sin
     stats = meter.stats
     assert (stats.dropped, stats.failures, stats.last_success) == (2, 2, None)
     assert isinstance(meter.last_failure, TypeError)
-    assert records == ["heat reports are dropped: TypeError: a defect"]
+    assert records == ["heat reports cannot be sent: TypeError: a defect"]
     sink.fault = None
     for _ in range(20):
         meter.record("a")
