@@ -55,15 +55,16 @@ __all__ = [
     "salt_of",
 ]
 
+if not TYPE_CHECKING:  # a type checker would take any name for a public one
 
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module."""
-    from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        """Load a public name from its module."""
+        from importlib import import_module
 
-    from saltctl.forks import importing
+        from saltctl.forks import importing
 
-    for module, names in _NAMES.items():
-        if name in names:
-            with importing:  # another thread may fork
-                return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        for module, names in _NAMES.items():
+            if name in names:
+                with importing:  # another thread may fork
+                    return getattr(import_module(module), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -114,6 +114,11 @@ class UsageError(SaltctlError, code="usage", exit_code=ExitCode.USAGE):
     """The arguments are not valid."""
 
 
+def closed(name: str) -> UsageError:
+    """Return the error of an object that is used after its ``close``."""
+    return UsageError(f"this {name} is closed", hint="open another one")
+
+
 class IncompleteError(SaltctlError, code="incomplete", exit_code=ExitCode.INCOMPLETE):
     """Part of the work is done and kept; the hint names the command that completes it."""
 

@@ -8,7 +8,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import saltctl
+import saltctl.aio
+import saltctl.testing
 
 PACKAGE = Path(saltctl.__file__).parent
 ROOT = PACKAGE.parent
@@ -56,6 +60,16 @@ def test_programs_that_use_the_package_see_its_types() -> None:
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["packages"] == ["saltctl"]
     assert not {"include", "exclude", "only-include"} & wheel.keys()
+
+
+def test_a_name_that_does_not_exist_is_refused() -> None:
+    """By the lazy modules, and by type checkers: mypy reports an ignore that ignores nothing."""
+    with pytest.raises(AttributeError, match="has no attribute"):
+        _ = saltctl.Regsitry  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="has no attribute"):
+        _ = saltctl.aio.Histroy  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="has no attribute"):
+        _ = saltctl.testing.MemoryServer  # type: ignore[attr-defined]
 
 
 def test_no_folder_is_crowded() -> None:

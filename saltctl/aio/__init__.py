@@ -13,7 +13,7 @@ The names are those of ``saltctl``, with the same arguments, results, errors and
 A lookup runs on the event loop. What goes to AWS runs in a bounded number of threads, over the synchronous code: that
 was measured against aiobotocore, and is as fast (``saltctl.aio.threads``). Open an object before the loop or in it:
 that takes up to half a second. It belongs to the event loop that uses it first; a forked child starts anew. Close it:
-without that its connections stay open until it is collected, and nothing warns. Errors are in ``saltctl.errors``.
+without that its connections stay open until it is collected, with a ResourceWarning. Errors are in ``saltctl.errors``.
 
 A coroutine that is cancelled ends at once. Its request may go on in a thread, until its own deadline: a cancelled
 ``put`` may or may not have written its message, and a cancelled raise goes on to its end, or stops between two steps
@@ -37,14 +37,15 @@ _NAMES = {
 }
 __all__ = ["History", "Registry", "WriteMeter"]
 
+if not TYPE_CHECKING:  # a type checker would take any name for a public one
 
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module."""
-    from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        """Load a public name from its module."""
+        from importlib import import_module
 
-    from saltctl.forks import importing
+        from saltctl.forks import importing
 
-    if name in _NAMES:
-        with importing:  # another thread may fork
-            return getattr(import_module(_NAMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _NAMES:
+            with importing:  # another thread may fork
+                return getattr(import_module(_NAMES[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

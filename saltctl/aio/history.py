@@ -82,6 +82,7 @@ class History:
         inner = synchronous.History.open(settings, registry=opened.synchronous)
         history = cls(inner, opened, aws_timeout=settings.aws_timeout)
         history._owned_registry = opened if registry is None else None
+        history._home.connects = True
         return history
 
     async def close(self) -> None:

@@ -50,19 +50,15 @@ class Registry:
         self._threads = Threads(AWS_THREADS, "saltctl-aio", calls="fallbacks and raises", wait=aws_timeout)
         self._opening = Threads(_REDIS_THREADS, "saltctl-aio-redis", calls="connecting to Redis", wait=aws_timeout)
         self._many = Threads(_REDIS_THREADS, "saltctl-aio-many", calls="lookups of many ids", wait=aws_timeout)
-        self._home = HomeLoop("registry", self._lookups_of)
+        # Without a reference to this object, so that it is collected, and warns, as soon as it is dropped.
+        make = partial(_lookups_of, registry.store, self._opening, self._threads)
+        self._home = HomeLoop("registry", make, connects=isinstance(registry.store, RedisRegistry))
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Self:
         """Open the registry of the settings, as ``saltctl.Registry.open`` does; it raises the same."""
         settings = settings_or_loaded(settings)
         return cls(synchronous.Registry.open(settings), aws_timeout=settings.aws_timeout)
-
-    def _lookups_of(self, loop: asyncio.AbstractEventLoop) -> Lookups:
-        store = self._registry.store
-        if isinstance(store, RedisRegistry):
-            return LoopLookups(store, self._opening.executor, loop)
-        return _ThreadedLookups(store, self._threads)
 
     @property
     def last_failure(self) -> SaltctlError | None:
@@ -195,6 +191,12 @@ class Lookups(Protocol):
 
     def close(self) -> None:
         """Close the connections."""
+
+
+def _lookups_of(store: RegistryStore, opening: Threads, threads: Threads, loop: asyncio.AbstractEventLoop) -> Lookups:
+    if isinstance(store, RedisRegistry):
+        return LoopLookups(store, opening.executor, loop)
+    return _ThreadedLookups(store, threads)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Threads:
         """
         try:
             running = self._pool.submit(call)
-        except RuntimeError:
+        except UsageError:
             raise _closed() from None
         in_progress = self._in_progress.get()
         in_progress.add(running)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from saltctl.aio.home_loop import warn_unclosed
 from saltctl.aio.threads import Threads
 from saltctl.detection import write_meter as synchronous
 from saltctl.detection.write_meter import MeterStats
@@ -73,3 +74,9 @@ class WriteMeter:
     async def __aexit__(self, *_: object) -> None:
         """Close the meter."""
         await self.close()
+
+    def __del__(self) -> None:
+        """Warn of a meter that was dropped while its thread goes on, so that its last reports may not be sent."""
+        meter = getattr(self, "_meter", None)  # none if the constructor failed
+        if meter is not None and meter.is_running:
+            warn_unclosed("WriteMeter", self)

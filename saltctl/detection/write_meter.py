@@ -147,6 +147,11 @@ class WriteMeter:
         counts = (self._sent, self._dropped, self._windows_lost, self._invalid, self._overflows)
         return MeterStats(*counts, self._failures, self._last_success, sum(map(len, self._unsent.copy())))
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread runs: from the first record on until it is closed."""
+        return self._thread is not None and self._thread.is_alive()
+
     def record(self, conversation_id: str, units: float = 1) -> None:
         """Count a write. Never blocks and never fails.
 

@@ -17,7 +17,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar, Self
 
-from saltctl.errors import ConfigurationError
+from saltctl.errors import ConfigurationError, closed
 from saltctl.forks import importing
 from saltctl.history.find import MessageSearch, checked_options
 from saltctl.history.models import (
@@ -150,18 +150,23 @@ class History:
         )
 
     def close(self) -> None:
-        """End the threads, and close what :meth:`open` opened."""
+        """End the threads, and close what :meth:`open` opened. What is called after that raises UsageError."""
         self.pool.shutdown(wait=False, cancel_futures=True)
         for one in self._owned:
             one.close()
 
     def __enter__(self) -> Self:
-        """Return the history itself, which is closed at the end of the block."""
+        """Return the history itself, which is closed at the end of the block. Raises UsageError if it is closed."""
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close the history, as :meth:`close` does."""
         self.close()
+
+    def _check_open(self) -> None:
+        if self.pool.is_closed:
+            raise closed("history")
 
     # Writing.
 
@@ -183,6 +188,7 @@ class History:
             UnavailableError: the message may or may not be written; repeat the call.
             InvalidConversationIdError, AccessDeniedError, ConfigurationError: as ``Registry.lookup``.
         """
+        self._check_open()
         _, looked_up = self.store.keys, self.uptime()  # the keys first: the first request for them may take long
         return self.put_of(self.registry.lookup(conversation_id), looked_up, sort_key, attributes)
 
@@ -203,6 +209,7 @@ class History:
 
         It is a ConfigurationError, too, if its boundary cannot be a sort key of the table.
         """
+        self._check_open()
         return self.check(self.registry.lookup(conversation_id))
 
     def check(self, found: Lookup) -> Lookup:

@@ -24,6 +24,7 @@ from saltctl.errors import (
     RedisUnavailableError,
     SaltctlError,
     UsageError,
+    closed,
 )
 from saltctl.forks import importing
 from saltctl.registry.breaker import Breaker
@@ -88,6 +89,7 @@ class Registry:
     last_failure: SaltctlError | None = field(default=None, init=False)
     """Why the latest lookup that fell back to the backup did so; None if Redis answered the latest lookup."""
     breaker: Breaker = field(init=False)
+    _closed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant; raises UsageError."""
@@ -128,17 +130,23 @@ class Registry:
         )
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. What is called after that raises UsageError."""
+        self._closed = True
         for store in (self.store, self.backup):
             getattr(store, "close", lambda: None)()  # stores in memory have nothing to close
 
     def __enter__(self) -> Self:
-        """Return the registry itself, which is closed at the end of the block."""
+        """Return the registry itself, which is closed at the end of the block. Raises UsageError if it is closed."""
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed("registry")
 
     def lookup(self, conversation_id: str) -> Lookup:
         """Look up how many salts a conversation has now.
@@ -151,6 +159,7 @@ class Registry:
             UnavailableError: neither Redis nor the backup answers. There is no default: a wrong N hides messages.
             AccessDeniedError, ConfigurationError: the backup refuses the read, or the entry there is damaged.
         """
+        self._check_open()
         check_conversation_id(conversation_id)
         ids = (conversation_id,)
         for primary in self._ids_by_primary(ids):
@@ -173,6 +182,7 @@ class Registry:
         Raises:
             As :meth:`lookup`; an error for one id is raised for all of them.
         """
+        self._check_open()
         wanted = unique_ids(conversation_ids)
         found = self.lookup_many_in_redis(wanted)
         if missing := [conversation_id for conversation_id in wanted if conversation_id not in found]:
@@ -254,6 +264,7 @@ class Registry:
             UnavailableError, AccessDeniedError, ConfigurationError: step 1 failed, though it may have been done.
             RaiseIncompleteError: stopped after step 1 or 2. Repeat the raise, or rebuild, to complete it.
         """
+        self._check_open()
         check_conversation_id(conversation_id)
         check_salt_count(n, self.cap)
         if len(reason) > MAX_REASON:
@@ -281,6 +292,7 @@ class Registry:
         Raises:
             As :meth:`raise_to`, except InvalidSaltCountError and UsageError.
         """
+        self._check_open()
         check_conversation_id(conversation_id)
         registry_id = self.backup.check_registry().registry_id
         while (entry := self.backup.get(conversation_id)) is not None:

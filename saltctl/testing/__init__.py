@@ -30,6 +30,7 @@ not exist.
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from saltctl.testing.messages import MemoryMessages
 from saltctl.testing.registry import Faults, MemoryBackup, MemoryRedis
@@ -37,7 +38,7 @@ from saltctl.testing.servers import MemoryServers, local_environment
 
 __all__ = ["Faults", "MemoryBackup", "MemoryMessages", "MemoryRedis", "MemoryServers", "local_environment"]
 
-if find_spec("pytest") is not None:
+if TYPE_CHECKING or find_spec("pytest") is not None:  # with __getattr__ a type checker would accept any name
     from saltctl.testing import fixtures
     from saltctl.testing.fixtures import *  # noqa: F403
 

@@ -17,7 +17,7 @@ from logging import NullHandler, getLogger
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
-from saltctl.errors import UnavailableError
+from saltctl.errors import UnavailableError, closed
 from saltctl.forks import PerProcess
 
 logger = getLogger("saltctl.threads")
@@ -72,7 +72,8 @@ class ThreadPool(Executor):
 
     Args:
         max_threads: calls in progress at once; more wait in a queue.
-        name: the prefix of the thread names.
+        name: what the pool belongs to: the prefix of the thread names, and named in the UsageError of a call after
+            ``shutdown``.
         new_lock: makes the lock of the pool, again in each forked child.
     """
 
@@ -86,6 +87,11 @@ class ThreadPool(Executor):
     def in_progress(self) -> int:
         """The number of calls that were started and have not ended."""
         return self._own.get().in_progress
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was shut down."""
+        return self._closed
 
     def start(self, call: Call) -> None:
         """Run a call in a thread. It must deliver its own result and must not raise."""
@@ -104,7 +110,7 @@ class ThreadPool(Executor):
             if only_if_free and (self._closed or shared.in_progress >= self.max_threads):
                 return False
             if self._closed:
-                raise RuntimeError("cannot start a call: the pool was shut down")
+                raise closed(self._name)
             shared.in_progress += 1
             needs_thread = shared.threads < min(shared.in_progress, self.max_threads)
             shared.threads += needs_thread

@@ -17,7 +17,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-from saltctl.errors import RedisUnavailableError
+from saltctl.errors import RedisUnavailableError, UsageError
 from saltctl.forks import importing
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.entries import Entry
@@ -150,7 +150,7 @@ class LoopLookups:
         """Start a call in a thread. Raises OSError if the threads have ended."""
         try:
             return self._threads.submit(call)
-        except RuntimeError:
+        except (RuntimeError, UsageError):  # of an executor of the standard library, or of saltctl
             raise _closed() from None
 
     @staticmethod

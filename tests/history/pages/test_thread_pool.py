@@ -13,7 +13,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from saltctl.errors import UnavailableError
+from saltctl.errors import UnavailableError, UsageError
 from saltctl.history.pages.thread_pool import ThreadPool
 
 
@@ -81,7 +81,7 @@ def test_a_pool_that_was_shut_down_refuses_calls_and_ends() -> None:
     pool.shutdown(cancel_futures=True)
     with pytest.raises(CancelledError):
         second.result(10)
-    with pytest.raises(RuntimeError, match="was shut down"):
+    with pytest.raises(UsageError, match="this shut down is closed"):
         pool.submit(hang)
     pool.shutdown(cancel_futures=True)  # again, as a caller does that closes a history inside its own block
     resume.set()
