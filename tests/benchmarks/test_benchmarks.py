@@ -212,7 +212,7 @@ def test_detection_does_the_work_that_it_measures() -> None:
     assert list(outcome.rates) == [1, 2]
     assert all(peak > 0 for peak in outcome.peaks.values())
     output = printed(outcome)
-    for row in (detection.INCREMENT, detection.RECORD, "<= 5", ">= 50,000", "2 instances", "slowest"):
+    for row in (detection.INCREMENT, detection.RECORD, "<= 5", ">= 100,000", ">= 1.6", "2 instances", "slowest"):
         assert row in output
 
 
