@@ -15,14 +15,14 @@ import sys
 import threading
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import reduce
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from os import _exit as exit_immediately
 from typing import Any, Self
 
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
-from tests.benchmarks.entries import conversation_id, entries
+from tests.benchmarks.entries import conversation_id, n_of
 
 _DESCRIPTION = {
     "TableId": "1",
@@ -30,50 +30,37 @@ _DESCRIPTION = {
     "AttributeDefinitions": [{"AttributeName": KEY, "AttributeType": "S"}],
 }
 PAGE_BYTES = 1 << 20
-"""Bytes of JSON in a page. DynamoDB measures 1 MB before projection, so its pages have fewer items."""
+"""Bytes of JSON in a page at most. DynamoDB measures 1 MB before projection, so its pages have fewer items."""
+CHUNK_ITEMS = 1_000
+"""A page has whole chunks of prepared JSON: as many as its bytes and the request's ``Limit`` permit, or one."""
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page without its end, which depends on the request: the start of the JSON, the number of items, the last id."""
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Prepared items of a page: their JSON without brackets, their number, and the last id."""
 
-    start: bytes
+    json: bytes
     items: int
     last: str
 
-    @cached_property
-    def crc(self) -> int:
-        """The CRC-32 of ``start``; it is computed once."""
-        return zlib.crc32(self.start)
 
-
-def make_pages(count: int) -> list[Page]:
-    """Return the first ``count`` entries as pages of about a megabyte."""
-    pages = []
-    items: list[str] = []
-    size = 0
-    for conversation, n in entries(count):
-        item = f'{{"{KEY}":{{"S":"{conversation}"}},"max_n":{{"N":"{n}"}},"write_n":{{"N":"{n}"}}}}'
-        items.append(item)
-        size += len(item) + 1
-        if size >= PAGE_BYTES:
-            pages.append(_page(items, conversation))
-            items, size = [], 0
-    if items:
-        pages.append(_page(items, conversation_id(count - 1)))
-    return pages
-
-
-def _page(items: list[str], last: str) -> Page:
-    return Page(('{"Items":[' + ",".join(items) + "]").encode(), len(items), last)
+def make_chunks(count: int) -> list[Chunk]:
+    """Return the first ``count`` entries."""
+    chunks = []
+    for start in range(0, count, CHUNK_ITEMS):
+        ids = [conversation_id(number) for number in range(start, min(start + CHUNK_ITEMS, count))]
+        items = (f'{{"{KEY}":{{"S":"{i}"}},"max_n":{{"N":"{n_of(i)}"}},"write_n":{{"N":"{n_of(i)}"}}}}' for i in ids)
+        chunks.append(Chunk(",".join(items).encode(), len(ids), ids[-1]))
+    return chunks
 
 
 class Table:
-    """A table that answers requests from its pages."""
+    """A table that answers requests from its chunks."""
 
-    def __init__(self, pages: list[Page]) -> None:
-        self._pages = pages
-        self._after = {page.last: number for number, page in enumerate(pages)}
+    def __init__(self, chunks: list[Chunk]) -> None:
+        self._chunks = chunks
+        self._after = {chunk.last: number + 1 for number, chunk in enumerate(chunks)}
+        self._checksums: dict[tuple[int, int], int] = {}
         self._registry: dict[str, Any] = {}
 
     def answer(self, operation: str, request: dict[str, Any]) -> tuple[int, list[bytes], int]:
@@ -92,25 +79,38 @@ class Table:
 
     def _scan(self, request: dict[str, Any]) -> tuple[int, list[bytes], int]:
         segment, segments = request.get("Segment", 0), request.get("TotalSegments", 1)
-        number = segment
+        number, end = (len(self._chunks) * at // segments for at in (segment, segment + 1))
         if "ExclusiveStartKey" in request:
-            number = self._after[request["ExclusiveStartKey"][KEY]["S"]]
-            if number % segments != segment:
+            after = self._after[request["ExclusiveStartKey"][KEY]["S"]]
+            if not number < after <= end:
                 error = {"__type": "com.amazonaws.dynamodb#ValidationException", "message": "key of another segment"}
                 return _small(400, error)
-            number += segments
-        if number >= len(self._pages):
-            capacity = {"ConsumedCapacity": {"TableName": request["TableName"], "CapacityUnits": 0.5}}
-            return _small(200, {"Items": [], "Count": 0, "ScannedCount": 0} | capacity)
-        page = self._pages[number]
-        end: dict[str, Any] = {"Count": page.items, "ScannedCount": page.items}
-        if number + segments < len(self._pages):
-            end["LastEvaluatedKey"] = {KEY: {"S": page.last}}
+            number = after
+        chunks = self._page(number, end, request.get("Limit", PAGE_BYTES))
+        items, size = sum(chunk.items for chunk in chunks), sum(len(chunk.json) for chunk in chunks)
+        tail: dict[str, Any] = {"Count": items, "ScannedCount": items}
+        if number + len(chunks) < end:
+            tail["LastEvaluatedKey"] = {KEY: {"S": chunks[-1].last}}
         if "ReturnConsumedCapacity" in request:
-            units = len(page.start) / 4096 / (1 if request.get("ConsistentRead") else 2)
-            end["ConsumedCapacity"] = {"TableName": request["TableName"], "CapacityUnits": round(units, 1)}
-        tail = ("," + json.dumps(end)[1:]).encode()
-        return 200, [page.start, tail], zlib.crc32(tail, page.crc)
+            units = max(size / 4096, 1) / (1 if request.get("ConsistentRead") else 2)
+            tail["ConsumedCapacity"] = {"TableName": request["TableName"], "CapacityUnits": round(units, 1)}
+        parts = [part for chunk in chunks for part in (b",", chunk.json)][1:]
+        start, last = [b'{"Items":[', *parts], ("]," + json.dumps(tail)[1:]).encode()
+        if (number, len(chunks)) not in self._checksums:  # computed once, in the first scan
+            self._checksums[number, len(chunks)] = reduce(lambda crc, part: zlib.crc32(part, crc), start, 0)
+        return 200, [*start, last], zlib.crc32(last, self._checksums[number, len(chunks)])
+
+    def _page(self, number: int, end: int, limit: int) -> list[Chunk]:
+        """Return the chunks of a page, from one on."""
+        page: list[Chunk] = []
+        items = size = 0
+        for at in range(number, end):
+            chunk = self._chunks[at]
+            items, size = items + chunk.items, size + len(chunk.json)
+            if page and (items > limit or size > PAGE_BYTES):
+                break
+            page.append(chunk)
+        return page
 
     def _update(self, request: dict[str, Any]) -> dict[str, Any]:
         """Keep the identity of the registry; forget every other item."""
@@ -192,7 +192,7 @@ def _exit_with_stdin() -> None:
 
 def main() -> None:
     """Serve until standard input ends."""
-    server = _Server(Table(make_pages(int(sys.argv[1]))))
+    server = _Server(Table(make_chunks(int(sys.argv[1]))))
     threading.Thread(target=_exit_with_stdin, daemon=True).start()
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()

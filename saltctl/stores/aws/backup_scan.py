@@ -20,6 +20,9 @@ from saltctl.stores.parallel_scan import IDLE_SECONDS
 from saltctl.stores.retry import backoff_seconds
 from saltctl.stores.throttle_notes import throttling_noted
 
+PAGE_ITEMS = 5_000
+"""Items in a page, unless its 1 MB ends before, which has up to 12,000. A scan needs several times the memory of a page
+for each segment that it reads at the same time."""
 LEAST_RCU = 5.0
 """Throttling slows no scan below this rate: the smallest capacity that the console offers for a table."""
 RECOVERY = 0.25
@@ -66,7 +69,7 @@ class RateLimiter:
         self._slowed_at = -inf
 
     def page_limit(self) -> int | None:
-        """Return the items to request so that a page costs a quarter of a second's units; None for a full page."""
+        """Return the items to request so that a page costs a quarter of a second's units; None for no limit."""
         return None if self.rate == inf else max(1, int(self.rate * self._items_per_unit / 4))
 
     def request_permit(self) -> Permit:
@@ -232,5 +235,5 @@ class SegmentReader:
         return None
 
     def _with_limit(self, request: dict[str, Any]) -> dict[str, Any]:
-        limits = [limit for limit in (self._plan.limit, self._limiter.page_limit()) if limit is not None]
-        return request | {"Limit": min(limits)} if limits else request
+        limit, within_rate = self._plan.limit or PAGE_ITEMS, self._limiter.page_limit()
+        return request | {"Limit": limit if within_rate is None else min(limit, within_rate)}

@@ -23,7 +23,7 @@ from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import DamagedEntry
 
 _EVENT = "before-parse.dynamodb.Scan"
-_PAGE = "saltctl.page"
+_BODY = "saltctl.body"
 _in_this_thread = threading.local()
 
 
@@ -151,6 +151,7 @@ class ScanClient:
     def __init__(self, client: Any, max_n_cap: int, table: str = "") -> None:
         self.client = client
         self._parser = PageParser(max_n_cap, table)
+        self._parsing = threading.Lock()
         events = getattr(getattr(client, "meta", None), "events", None)
         if events is not None:
             events.register(_EVENT, self._before_parse, unique_id=f"saltctl-scan-{id(self)}")
@@ -171,9 +172,12 @@ class ScanClient:
             _in_this_thread.scanning = None
         if process != this_process():
             raise MalformedPageError("this process was forked during the request")
-        page = response.get(_PAGE)
-        # A client without botocore's events has parsed the response itself.
-        return page if isinstance(page, ScanPage) else self._parser.from_dictionary(response)
+        if _BODY not in response:  # a client without botocore's events has parsed the response itself
+            return self._parser.from_dictionary(response)
+        # A page takes three times the memory of its body while it is parsed, and the interpreter lock lets only one
+        # thread parse at a time anyway.
+        with self._parsing:
+            return self._parser.parse(response.pop(_BODY))
 
     def _before_parse(
         self, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
@@ -185,7 +189,7 @@ class ScanClient:
             check_crc(body, response_dict["headers"])
         except UnreadableResponseError as exc:
             raise MalformedPageError(str(exc)) from exc
-        customized_response_dict[_PAGE] = self._parser.parse(body)
+        customized_response_dict[_BODY] = body
         response_dict["body"] = EMPTY  # leaves nothing to parse for botocore
 
 

@@ -83,10 +83,10 @@ class _Connection(AWSHTTPConnection):
         self._answered_at = monotonic()
         stream = response.stream
 
-        def bounded_stream(*args: Any, **more: Any) -> Iterator[bytes]:
-            """Yield the parts of the body."""
+        def bounded_stream(*_: Any, **more: Any) -> Iterator[bytes]:
+            """Yield the body: in one part unless it comes in chunks, since the caller joins parts into a copy."""
             length = 0
-            for part in stream(*args, **more):
+            for part in stream(LONGEST_BODY + 1, **more):
                 length += len(part)
                 if length > LONGEST_BODY:
                     response.close()

@@ -14,6 +14,8 @@ from saltctl.errors import ConfigurationError
 from saltctl.stores.loopback import INSIDE, check_endpoint
 from saltctl.urls import check_http_url, is_loopback, mask_url
 
+_SERVICES = ("dynamodb", "monitoring", "oidc", "portal.sso", "s3", "signin", "sts")
+"""The services that saltctl and its credentials use, by the names that botocore's list of endpoints has for them."""
 _CONTAINER = "http://169.254.170.2"
 _ENDPOINT_HINT = (
     "correct AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL, or endpoint_url in the profile\nsaltctl config show"
@@ -46,9 +48,17 @@ def keep_to_loopback(core: Any) -> None:
             direct = Config(proxies={})
             given = options.get("config")
             client = create(*args, **options | {"config": given.merge(direct) if given else direct})
+        _forget_other_services(core)
         return client
 
     core.create_client = create_client
+
+
+def _forget_other_services(core: Any) -> None:
+    """Remove 300 services from the list of endpoints that botocore has read and keeps: they take 7 MB."""
+    for partition in core.get_component("data_loader").load_data("endpoints")["partitions"]:
+        services = partition["services"]
+        partition["services"] = {name: services[name] for name in _SERVICES if name in services}
 
 
 def _check_urls(endpoint: str) -> None:

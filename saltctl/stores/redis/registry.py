@@ -251,8 +251,10 @@ class RedisRegistry:
     def _answers(self, primary: str, keys: Sequence[str]) -> bool:
         try:
             with self._others.errors(primary):
-                for _ in self._run_lookups(self._others, primary, [(key, ["-"]) for key in keys]):
-                    pass
+                for start in range(0, len(keys), COMMANDS_A_BATCH):  # most often the first one is not verified
+                    batch = [(key, ["-"]) for key in keys[start : start + COMMANDS_A_BATCH]]
+                    for _ in self._run_lookups(self._others, primary, batch):
+                        pass
         except (UnverifiedError, WrongTypeError):
             return False
         return True

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from saltctl.errors import ThrottledError
-from saltctl.stores.aws.backup_scan import THROTTLING_TIMEOUT, ScanPlan, SegmentReader
+from saltctl.stores.aws.backup_scan import PAGE_ITEMS, THROTTLING_TIMEOUT, ScanPlan, SegmentReader
 from saltctl.stores.aws.scan_parser import ScanClient, ScanPage
 from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.throttle_notes import throttled_call
@@ -21,6 +21,7 @@ class ThrottledTable:
         self.now = 0.0
         self.refused = 0
         self.noted: set[str] = set()
+        self.limits: set[int] = set()
         self._until = until
 
     def scan(self, request: dict[str, Any]) -> ScanPage:
@@ -28,6 +29,7 @@ class ThrottledTable:
         from botocore.exceptions import ClientError
 
         self.now += 0.01
+        self.limits.add(request["Limit"])
         start = int(request.get("ExclusiveStartKey", {"conversation_id": {"S": "0"}})["conversation_id"]["S"])
         if start == 10 and self.now < self._until:
             self.refused += 1
@@ -41,12 +43,12 @@ class ThrottledTable:
         self.noted.add(throttled_call())
 
 
-def segment(table: ThrottledTable) -> SegmentReader:
+def segment(table: ThrottledTable, limit: int | None = None, max_rcu: float | None = None) -> SegmentReader:
     """Return a reader of the table's only segment."""
     return SegmentReader(
         cast("ScanClient", table),
         "backup",
-        ScanPlan(segments=1),
+        ScanPlan(segments=1, limit=limit, max_rcu=max_rcu),
         stop=threading.Event(),
         sleep=table.sleep,
         clock=lambda: table.now,
@@ -62,6 +64,17 @@ def test_a_segment_throttled_for_a_minute_is_read_to_its_end() -> None:
     assert 60.0 <= table.now < 70.0
     assert table.noted == {"AWS throttles requests for 'backup' (ProvisionedThroughputExceededException)"}
     assert throttled_call() == ""
+
+
+@pytest.mark.parametrize(
+    ("limit", "max_rcu", "expected"),
+    [(None, None, PAGE_ITEMS), (7, None, 7), (9_000, None, 9_000), (None, 40.0, 100), (7, 40.0, 7)],
+)
+def test_a_page_has_a_bounded_number_of_items(limit: int | None, max_rcu: float | None, expected: int) -> None:
+    """1 MB of the smallest items are more than a rebuild has memory for, and a slow scan asks for even fewer."""
+    table = ThrottledTable(until=0.0)
+    next(segment(table, limit, max_rcu).pages(0))
+    assert table.limits == {expected}
 
 
 def test_endless_throttling_raises_an_error() -> None:

@@ -40,6 +40,24 @@ def _session() -> Any:
     return core
 
 
+def test_a_session_keeps_the_endpoints_of_its_own_services() -> None:
+    """Botocore reads those of 400 services for the first client; later clients find those that they need."""
+    core = _session()
+    core.create_client("dynamodb", region_name="eu-central-1")
+    partitions = core.get_component("data_loader").load_data("endpoints")["partitions"]
+    kept = {name for partition in partitions for name in partition["services"]}
+    assert (
+        {"dynamodb", "monitoring", "s3", "sts"}
+        <= kept
+        <= {
+            core.get_component("data_loader").load_service_model(name, "service-2")["metadata"]["endpointPrefix"]
+            for name in ("dynamodb", "cloudwatch", "s3", "sts", "sso", "sso-oidc", "signin")
+        }
+    )
+    client = core.create_client("cloudwatch", region_name="cn-north-1")
+    assert client.meta.endpoint_url == "https://monitoring.cn-north-1.amazonaws.com.cn"
+
+
 def test_closing_closes_the_idle_connections_at_once(stubbed_backup: BackupTable) -> None:
     """The next request opens another one; the client of an application is left alone."""
     given, own = stubbed_backup, BackupTable(stubbed_backup.settings)
