@@ -16,6 +16,7 @@ from tests.benchmarks import (
     contenders,
     detection,
     history,
+    large,
     lookup,
     memory,
     rebuild,
@@ -134,6 +135,15 @@ def test_every_contender_of_the_rebuild_does_its_work() -> None:
     output = printed(outcome)
     for row in (*rebuild.LABELS.values(), ">= 20 ", ">= 4 ", ">= 350,000 ", ">= 0.8 ", "<= 70 "):
         assert row in output
+
+
+@pytest.mark.slow
+def test_a_large_rebuild_runs_twice() -> None:
+    """Both rebuilds handle every entry, and the table shows what they and Redis need."""
+    outcome = large.run(quick=True)
+    assert outcome.first.finished.items == outcome.again.finished.items == outcome.items
+    assert min(outcome.first.used, outcome.first.resident, outcome.first.aof) > 0
+    assert "<= 70 " in printed(outcome)
 
 
 @pytest.mark.slow
