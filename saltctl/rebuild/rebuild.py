@@ -288,14 +288,15 @@ class Rebuild:
             yield page
 
     def _verify(self, run: _Run) -> None:
-        """Set the fence and load the lookup script (step 5)."""
+        """Load the lookup script and set the fence (step 5)."""
         self._check_note(recheck=True)
+        # The script before the fences: a raise takes it from a primary that has fenced a bucket which moved away since
+        # (RedisRegistry._distrust), and this rebuild must not bring it back. The fences prove what was merged.
+        for session in run.sessions.values():
+            session.load_lookup()
         for session in run.sessions.values():
             self._lease.renew("setting the fence")
             run.unverified_buckets += session.set_fence(run.checkpoints.token, run.damaged_ids)
-        # Last of all, on the same connections: the process that was merged into is the one that is verified.
-        for session in run.sessions.values():
-            session.load_lookup()
         run.checkpoints.delete()
         if self.notes is not None:
             # Redis is verified even if the note cannot be written.

@@ -98,6 +98,8 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
     ids = [hexadecimal(i) for i in (*range(case.servers), UNUSED_IDENTITY)]
     refused = [READ_ONLY, UNREACHABLE] if case.read_only_replicas else [READ_ONLY, READ_ONLY_SCRIPT, UNREACHABLE]
     entries = [None, *(b"%d" % n for n in case.raises)]
+    if call.over == "member":
+        return [*(ids if call.words[1] == "INFO" else [1]), UNREACHABLE]
     match script_of(call.words), call.words[0]:
         case _, "ask":
             return [1]
@@ -107,7 +109,9 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
             return [*((entry,) for entry in entries), NO_SCRIPT, UNVERIFIED, *refused]
         case "raise", _:
             states = (b"noted", b"unverified", b"deposed") if case.code.notes else (b"noted",)
-            return [*((0, state, b"", b"") for state in states), *refused]
+            named = [b"", *ids] if case.code.clustered else [b""]
+            marked = [b"", *(i[:16] for i in ids)] if case.code.clustered else [b""]
+            return [*((0, state, fence, mark) for state in states for fence in named for mark in marked), *refused]
         case "mark_buckets", _:
             return [*ids, *refused]
         case "check_marks", _:

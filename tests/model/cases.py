@@ -15,6 +15,7 @@ from tests.model.failures import Failure
 from tests.model.mutations import (
     ANY_FENCE,
     ANY_IDENTITY,
+    ANY_MARK,
     ANY_NOTE,
     ANY_ROLE,
     ANY_STATE,
@@ -32,6 +33,7 @@ from tests.model.mutations import (
     FenceFirst,
     IgnoresRedis,
     LoadsScript,
+    LoadsScriptLast,
     MarkLast,
     MarksAgain,
     NoFence,
@@ -73,6 +75,14 @@ DEPOSED: dict[str, Any] = {
 }
 """A verified primary, and a replica that is promoted while that primary goes on."""
 READS_FIRST = Code(store=store_with_sessions(ReadsFirst))
+MOVES: dict[str, Any] = {
+    "code": Code(clustered=True),
+    "raises": (2,),
+    "servers": 2,
+    "may_fail": (Failure.MOVE, Failure.KILL),
+    "failures": 3,
+}
+"""The slot goes from one primary of a cluster to another, which loses a raise, and comes home."""
 REPLACED = Code(backup=NotedBackup, replaced=True)
 LOST: dict[str, Any] = {"raises": (2,), "may_fail": (Failure.LOSE, Failure.FLUSH), "failures": 2, "verified": True}
 """A verified Redis that may lose everything, besides the table that may be replaced."""
@@ -99,6 +109,7 @@ PROTOCOL = (
     Case("a primary is deposed, and raises are told any primary", NOTED, stale_answers=True, **DEPOSED),
     Case("a primary is deposed that was not verified", NOTED, **DEPOSED | {"verified": False}),
     Case("the table is replaced", REPLACED, **LOST),
+    Case("a slot goes and comes home, without a rebuild", rebuilds=0, verified=True, **MOVES),
 )
 """The protocol as it is. The note of a rebuild makes a difference only if a primary is deposed and does not know it."""
 
@@ -139,6 +150,7 @@ THOROUGH = (
     Case("two primaries are deposed", NOTED, **DEPOSED | {"failures": 2}),
     Case("a primary is deposed, or loses everything", NOTED, **DEPOSED | {"may_fail": DEPOSED_OR_LOST, "failures": 2}),
     Case("a primary is deposed, two rebuilds at once", NOTED, rebuilds=2, **DEPOSED),
+    Case("a slot goes and comes home", keeps_fences=True, **MOVES),
 )
 """The protocol within wider bounds, for ``python -m tests.model --thorough``: about a quarter of an hour."""
 
@@ -178,7 +190,7 @@ MUTATIONS = (
         raises=(2,),
         servers=2,
         may_fail=FAILOVERS,
-        patches=(ANY_IDENTITY,),
+        patches=(ANY_MARK,),
         expect=Broken.REDIS_RAISE,
     ),
     Case("rebuild commits before it merges", Code(backup=CommitsFirst), raises=(2,), expect=Broken.REDIS_MESSAGE),
@@ -283,16 +295,9 @@ MUTATIONS = (
         **LOST,
     ),
     # The fence does not suffice in a cluster: it returns together with the slot, while entries that the other primary
-    # lost do not. So a raise there empties the script cache of the primary that the bucket names. The model's client
-    # has no cluster, and does not.
-    Case(
-        "a raise trusts the primary that the slot left",
-        raises=(2,),
-        servers=2,
-        may_fail=(Failure.MOVE, Failure.KILL),
-        failures=3,
-        expect=Broken.REDIS_RAISE,
-    ),
+    # lost do not. So a raise there empties the script cache of the primary that the bucket names. A client that knows
+    # of no cluster does not.
+    Case("a raise trusts the primary that the slot left", expect=Broken.REDIS_RAISE, **MOVES | {"code": Code()}),
 )
 """One mutation for each part of the protocol. The first six are the ones that the design names."""
 
@@ -304,8 +309,15 @@ THOROUGH_MUTATIONS = (
         expect=Broken.REDIS_RAISE,
         **DEPOSED,
     ),
+    Case(
+        "a rebuild loads the script after the fences",
+        expect=Broken.REDIS_RAISE,
+        **MOVES | {"code": Code(rebuild=LoadsScriptLast, clustered=True)},
+    ),
+    # A limit: the fence of the home primary is in what the other one had before it was fenced itself.
+    Case("a slot comes home with what was there before a rebuild", expect=Broken.REDIS_RAISE, **MOVES),
 )
-"""Mutations that need many more states."""
+"""Mutations, and a limit, that need many more states."""
 
 REDUNDANT = (
     Case(
@@ -319,6 +331,7 @@ REDUNDANT = (
     Case(
         "lookups need no loaded script", Code(store=LoadsScript), raises=(2,), servers=2, may_fail=FAILOVERS, failures=2
     ),
+    Case("the token alone has the replication id", raises=(2,), servers=2, may_fail=FAILOVERS, patches=(ANY_IDENTITY,)),
     Case("fence without the replication id, and no failovers", raises=(2,), replication_ids=False),
 )
 """Half of the fence suffices here: the replication id everywhere, the loaded script if there are no failovers."""

@@ -374,6 +374,19 @@ class CheckpointsBeforeMerge(Rebuild):
             yield page
 
 
+class LoadsScriptLast(Rebuild):
+    """A rebuild that loads the lookup script after the fences, so also after a raise that took it away."""
+
+    def _verify(self, run: Any) -> None:
+        loads = []
+        for session in run.sessions.values():
+            loads.append(session.load_lookup)
+            session.load_lookup = lambda: None
+        super()._verify(run)
+        for load in loads:
+            load()
+
+
 class CompletesAtOnce(Rebuild):
     """A rebuild that completes raises as soon as they are merged, as it does if there are very many of them."""
 
@@ -418,6 +431,9 @@ def patch_script(name: str, pattern: str, replacement: str) -> tuple[str, str]:
 
 ANY_TOKEN = patch_script("set_fence", r"redis\.call\('HGET', key, '#rebuild'\) ~= token", "false")
 ANY_IDENTITY = patch_script("set_fence", r"at ~= ARGV\[3\]", "false")
+ANY_MARK = patch_script(
+    "set_fence", r"at ~= ARGV\[3\](?s:(.*))string\.sub\(at, 1, 16\)", r"false\1string.sub(ARGV[3], 1, 16)"
+)
 ANY_NOTE = patch_script("raise", r"ARGV\[i\] == at or ARGV\[i\] == '\*'", "true")
 ANY_STATE = patch_script("raise", r"state == 'noted' or \(state == 'unverified' and ARGV\[4\] == '1'\)", "true")
 ANY_FENCE = patch_script("raise", r"'deposed' or 'unverified'", "'unverified' or 'unverified'")

@@ -57,8 +57,9 @@ Over = Literal["client", "told", "session"]
 class Call(NamedTuple):
     """A request of a process: its connection and its words."""
 
-    over: Literal["client", "told", "session", "topology", "dynamodb", "checkpoint", "world"]
-    """A client may reach any server, "told" is one that has asked which server is the primary."""
+    over: Literal["client", "told", "session", "member", "topology", "dynamodb", "checkpoint", "world"]
+    """A client may reach any server, "told" is one that has asked which server is the primary; a "member" of a cluster
+    is the one that the call names."""
     words: Words
     """A Redis command; "asks"; "get", "scan", or "update" with the condition and the update; "note" with the part that
     is read and the consistency, or with the condition; "load", "save", or "delete"; "clock", or "newest" for the newest
@@ -73,7 +74,7 @@ class Call(NamedTuple):
             self.words[0] in ("get", "scan", "describe", "HGET", "HMGET", "load")
             or script_of(self.words) == "check_marks"
         )
-        reads = reads or self.over == "world"
+        reads = reads or self.over == "world" or self.words[1:] == ("INFO",)
         reads = reads or self.over == "topology" or (self.words[0] == "note" and not self.values)
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
@@ -82,6 +83,8 @@ class Call(NamedTuple):
         match self:
             case Call("topology", _):
                 return "asks for the primary"
+            case Call("member", (name, *words)):
+                return f"sends {' '.join(words)} to {name}"
             case Call("dynamodb", ("note", *_), values):
                 return "writes its note" if values else "reads the note"
             case Call("dynamodb", ("update", *_), values) if ":cooling" in dict(values):
@@ -178,8 +181,9 @@ class Answers:
 class StubConnections(Connections):
     """Connections whose clients get recorded answers."""
 
-    def __init__(self, answers: Answers, *, asks: bool = False) -> None:
+    def __init__(self, answers: Answers, *, asks: bool = False, clustered: bool = False) -> None:
         super().__init__(SETTINGS, timeout=1.0, retries=0, max_age=math.inf)
+        self.clustered = clustered
         self._answers = answers
         self._asks = asks
         self._client = StubClient(answers)
@@ -190,13 +194,21 @@ class StubConnections(Connections):
 
     def info(self, primary: str, *sections: str) -> dict[str, Any]:
         """Return INFO, so that the preconditions of a rebuild hold."""
+        if sections == ("replication",) and self.clustered:
+            return {"role": "master", "master_replid": self._answers.redis(Call("member", (primary, "INFO"))).decode()}
         return {"redis_version": "7.0.0", "maxmemory_policy": "noeviction"}
 
     def ask_all(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send them; but a batch of lookups is only of ``verified()``, whose result no process uses."""
+        if commands[0][:2] == ("SCRIPT", "FLUSH"):
+            return [self._answers.redis(Call("member", (primary, "SCRIPT", "FLUSH")))]
         if commands[0][0] != "EVALSHA":
             return super().ask_all(primary, commands)
         return [[None] * len(ids) for _, _, _, _, _, *ids in commands]
+
+    def primaries(self) -> Sequence[str]:
+        """Return the only server, or both primaries of a cluster."""
+        return ("A", "B") if self.clustered else super().primaries()
 
     def reconnect(self) -> None:
         """Ask which server is the primary, and use it from now on."""
@@ -526,6 +538,8 @@ class Code:
     """Whether rebuild R saves a checkpoint and resumes from it. Other rebuilds have none."""
     asks: bool = False
     """Whether processes ask which server is the primary before they connect anew. Otherwise they may reach any."""
+    clustered: bool = False
+    """Whether the two servers are primaries of a cluster, and clients know that."""
     replaced: bool = False
     """Whether the table may be replaced once, by an empty one or by one that was restored as it was at first."""
 
@@ -545,7 +559,7 @@ class Stores:
         self._code = code
         self.answers = answers
         self._checkpoint = ModelCheckpoint(answers) if code.resumes else None
-        connections = StubConnections(answers, asks=code.asks)
+        connections = StubConnections(answers, asks=code.asks, clustered=code.clustered)
         self.store = code.store(SETTINGS, lookups=connections, others=connections)
         self._dynamo = StubDynamo(answers, replaced=code.replaced)
         self.backup = code.backup(SETTINGS, client=self._dynamo)

@@ -83,14 +83,14 @@ class Redis(NamedTuple):
 
 
 def hexadecimal(identity: int) -> bytes:
-    """Return a replication id as INFO shows it. Those of the model begin with zeros, unlike a SHA-1."""
-    return b"%040x" % identity
+    """Return a replication id as INFO shows it. Those of the model begin and end with zeros, unlike a SHA-1."""
+    return b"%010x" % identity + 30 * b"0"
 
 
 @cache
 def identities(text: bytes) -> frozenset[int]:
-    """Return the replication ids in a value."""
-    return frozenset(int(found, 16) for found in re.findall(rb"0{30}[0-9a-f]{10}", text))
+    """Return the replication ids in a value, whole or the first 16 digits."""
+    return frozenset(int(found, 16) for found in re.findall(rb"0{6}([0-9a-f]{4})0{6}(?:0{24})?", text))
 
 
 def renumber_identities(servers: tuple[Redis, ...]) -> tuple[Callable[[Reply], Reply], tuple[Redis, ...]]:
@@ -105,9 +105,12 @@ def renumber_identities(servers: tuple[Redis, ...]) -> tuple[Callable[[Reply], R
         names.setdefault(server.identity, len(names))
 
     def rename(value: Reply) -> Reply:
+        if isinstance(value, tuple):
+            return tuple(map(rename, value))
         found = identities(value) if isinstance(value, bytes) else ()
         for identity in found:  # there is one at most
-            return value.replace(hexadecimal(identity), hexadecimal(names.get(identity, UNUSED_IDENTITY)))
+            old, new = hexadecimal(identity), hexadecimal(names.get(identity, UNUSED_IDENTITY))
+            return value.replace(old[:16], new[:16], 1)
         return value
 
     def bucket(held: Bucket) -> Bucket:

@@ -109,7 +109,8 @@ class Case:
     ``failures`` bounds the failures on one path; None is no bound. ``patches`` replaces the sources of scripts by name.
     ``replication_ids`` False: all servers always show the same one. ``verified``: the primary is at first. With
     ``stale_answers`` a raise that asks for the primary may be told any server that takes itself for it. ``eventual``: a
-    read that is not strongly consistent may return the older note. ``expect`` is how a mutation breaks the promise.
+    read that is not strongly consistent may return the older note. With ``keeps_fences`` a server that starts again has
+    at least what it had when a rebuild set the fence there. ``expect`` is how a mutation breaks the promise.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Case:
     verified: bool = False
     stale_answers: bool = False
     eventual: bool = False
+    keeps_fences: bool = False
     expect: Broken | None = None
 
 
@@ -194,8 +196,9 @@ class World:
         processes = (self._lookup_process, *(raise_process(n) for n in case.raises), *rebuilders)
         self._processes = [(_PROCESSES + _BITS * at, process) for at, process in enumerate(processes)]
         self._rebuilds_at = _PROCESSES + _BITS * (1 + len(case.raises))
-        # Raises remember replication ids if there are notes.
-        self._remembering_at = _PROCESSES + _BITS if case.code.notes else self._rebuilds_at
+        # Raises remember replication ids if there are notes, or what a bucket of a cluster names.
+        remembers = case.code.notes or case.code.clustered
+        self._remembering_at = _PROCESSES + _BITS if remembers else self._rebuilds_at
         self._shared = Numbers[Shared]()
         self._locals = Numbers[Local]()
         self._locals.number(Local())
@@ -212,7 +215,10 @@ class World:
         if self.case.verified:
             fence = f"{SETTINGS.layout}:{REGISTRY_ID}:".encode() + hexadecimal(0)
             servers = tuple(
-                server._replace(bucket=((b"#fence", fence),), knows_lookup=not server.replica) for server in servers
+                server
+                if server.replica and not server.in_step  # a primary of other slots
+                else server._replace(bucket=((b"#fence", fence),), knows_lookup=not server.replica)
+                for server in servers
             )
             note = note_text(FIRST, hexadecimal(0))
         return self._shared.number(Shared((), servers, self.case.failures, None, note, note)) + (1 << _ACKNOWLEDGED)
@@ -336,8 +342,9 @@ class World:
         for where, after, answer in self._serve(shared, local, call):
             # Whether the entry was raised makes no difference to a raise; neither does, without a cluster, what the
             # bucket names.
+            named = answer[2:] if self.case.code.clustered and isinstance(answer, tuple) else (b"", b"")
             raised = script_of(call.words) == "raise" and not isinstance(answer, Refusal)
-            reply = (0, answer[1], b"", b"") if raised else answer
+            reply = (0, answer[1], *named) if raised else answer
             assert reply in self._possible(call), f"{reply!r} is not among the possible answers to {call!r}"
             replies = (*local.replies, reply)
             then = self._replayer.after(process, replies)
@@ -378,6 +385,12 @@ class World:
             case Call("dynamodb" | "checkpoint"):
                 for after, reply in serve_backup(shared, call, keep_older=self.case.eventual):
                     yield None, after, reply
+            case Call("member", (name, command, *_)):
+                index = "AB".index(name)
+                server = shared.servers[index]
+                flushed = server._replace(knows_lookup=False) if server.up and command == "SCRIPT" else server
+                reply = (hexadecimal(server.identity) if command == "INFO" else 1) if server.up else UNREACHABLE
+                yield index, shared._replace(servers=with_change(shared.servers, index, flushed)), reply
             case Call("topology", (_, over)):
                 for index in self._named_primaries(shared.servers, stale=over == "told" and self.case.stale_answers):
                     yield index, shared, 1
@@ -402,6 +415,8 @@ class World:
 
     def _serve_at(self, shared: Shared, index: int, words: Words) -> tuple[Shared, Reply]:
         server, reply = self._execute(shared.servers[index], words)
+        if self.case.keeps_fences and reply == 1 and script_of(words) == "set_fence":
+            server = server._replace(durable=None)
         return shared._replace(servers=with_change(shared.servers, index, server)), reply
 
     def _execute(self, server: Redis, words: Words) -> tuple[Redis, Reply]:

@@ -103,12 +103,12 @@ class WatchedSession(RedisRebuildSession):
         return self._inner.end_merge()
 
     def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
-        """Step 5."""
+        """The second half of step 5."""
         self._at("set_fence")
         return self._inner.set_fence(token, damaged_ids)
 
     def load_lookup(self) -> None:
-        """The last act."""
+        """The first half of step 5."""
         self._at("load_lookup")
         self._inner.load_lookup()
 

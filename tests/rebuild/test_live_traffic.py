@@ -126,6 +126,6 @@ def test_half_done_raises_are_completed(backup: BackupTable, store: RedisRegistr
     report = drive(job(at), at)[-1]
     assert isinstance(report, RebuildReport)
     assert report.committed == len(ENTRIES)
-    assert committed_at["load_lookup"] == 0
+    assert committed_at["set_fence"] == 0
     assert committed_at["RebuildReport"] == len(ENTRIES)
     assert_verified(store)

@@ -58,13 +58,13 @@ class FakeSession:
         return restored
 
     def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
-        """Step 5, first half."""
+        """Step 5, second half."""
         assert token == TOKEN
         self._step(f"fence {self.primary}")
         return 0
 
     def load_lookup(self) -> None:
-        """Step 5, second half."""
+        """Step 5, first half."""
         self._step(f"load lookup {self.primary}")
 
     def close(self) -> None:
@@ -219,10 +219,10 @@ STEPS = [
     "scan",
     "merge a: a2",
     "check registry",
-    "fence a",
-    "fence b",
     "load lookup a",
     "load lookup b",
+    "fence a",
+    "fence b",
     "close a",
     "close b",
     "commit b1 8",
@@ -231,7 +231,7 @@ STEPS = [
 
 
 def test_the_steps_are_taken_in_the_order_of_the_protocol() -> None:
-    """Marks before the scan, all fences before the first lookup script, half-done raises after it."""
+    """Marks before the scan, all lookup scripts before the first fence, half-done raises after it."""
     world = two_primaries()
     events = rebuild_of(world, batch=1)
     assert world.steps == STEPS
@@ -309,7 +309,7 @@ def test_more_half_done_raises_than_allowed_are_completed_early() -> None:
     commits = [step for step in world.steps if step.startswith("commit")]
     assert commits == ["commit a1 4", "commit a2 4", "commit a3 4"]
     assert world.steps.index("merge a: a1 a2") < world.steps.index("commit a1 4") < world.steps.index("fence a")
-    assert world.steps.index("commit a3 4") > world.steps.index("load lookup a")
+    assert world.steps.index("commit a3 4") > world.steps.index("fence a")
 
 
 def test_a_half_done_raise_of_a_damaged_item_stops_no_other() -> None:

@@ -53,13 +53,13 @@ def test_redis_is_killed_at_any_point(
         try:
             drive(job(fault, lease=lease), fault)
         except RedisUnavailableError:
-            assert fault.struck_between("RebuildStarted", "load_lookup") or fault.struck_at == "RebuildStarted", (
+            assert fault.struck_between("RebuildStarted", "set_fence") or fault.struck_at == "RebuildStarted", (
                 fault.points
             )
         else:
             if fault.struck_at is None:
                 break
-            assert "load_lookup" in fault.points[:number], fault.points
+            assert "set_fence" in fault.points[:number], fault.points
         assert_unverified(store, registry)
         report = drive(job(lease=lease, page_limit=None))[-1]
         assert isinstance(report, RebuildReport)
@@ -71,8 +71,8 @@ def test_redis_is_killed_at_any_point(
         "RebuildStarted",
         "mark_buckets",
         *["merge", "RebuildProgress"] * 3,
-        "set_fence",
         "load_lookup",
+        "set_fence",
         "closed",
         "RebuildReport",
     ]

@@ -129,7 +129,7 @@ class RedisRebuildSession:
         return sum(fence != proof for [fence] in fences)
 
     def load_lookup(self) -> None:
-        """Load the lookup script, which is the last act of a rebuild: from here on this process answers lookups."""
+        """Load the lookup script, in the process that was merged into: it answers lookups in every fenced bucket."""
         sha = self._connection.execute([("SCRIPT", "LOAD", script("lookup"))])[0]
         if sha.decode() != script_sha("lookup"):
             raise RedisUnavailableError(f"Redis at {self.primary} computes another SHA-1 for the lookup script")

@@ -40,6 +40,7 @@ from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.platform_probe import probe_platform
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.replies.replicas import Replicas
 from tests.support import Rebuilder, put_entries, rebuild_job
@@ -254,6 +255,36 @@ def test_a_slot_that_comes_home_is_not_verified(
     assert not store.verified()[home.name]
     rebuild()
     assert raised.lookup(conversation)[:4] == (conversation, 8, 8, "redis")
+
+
+@pytest.mark.slow
+@on_one
+def test_a_slot_that_moves_at_the_end_of_a_rebuild_comes_home_unverified(
+    cluster: LocalCluster,
+    store: RedisRegistry,
+    raised: Registry,
+    rebuild: Rebuilder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A raise takes the lookup script from the fenced primary, and the rebuild, which still runs, must not load it."""
+    conversation = CONVERSATIONS[0]
+    key = store.key_of(conversation)
+    home, away = cluster.owner_of(key), other_primary(cluster, key)
+    set_fence = RedisRebuildSession.set_fence
+
+    def set_fence_and_move(session: RedisRebuildSession, *arguments: Any) -> int:
+        unproved = set_fence(session, *arguments)
+        if session.primary == home.name:
+            cluster.move(key, away)
+            assert raised.raise_to(conversation, 8).committed
+        return unproved
+
+    monkeypatch.setattr(RedisRebuildSession, "set_fence", set_fence_and_move)
+    rebuild()
+    away.ask("HSET", key, conversation, "2")  # as before the raise
+    cluster.move(key, home)
+    store.refresh()  # else the lookup asks the primary that had the slot, and falls back for that reason
+    assert raised.lookup(conversation)[:4] == (conversation, 8, 8, "backup")
 
 
 @pytest.mark.slow
