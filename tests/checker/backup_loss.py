@@ -25,7 +25,7 @@ identity, which is a minute by a clock that runs faster (see ``roles``). A real 
 COPIES = 5
 COPY_INTERVAL = 1.0
 """The newest copies of the table, one a second; a restore uses the oldest."""
-RECOVERY_SECONDS = 120.0
+RECOVERY_SECONDS = 600.0
 CALM_AFTER = 15.0
 """Seconds of waiting for a verified Redis or a recovery after which the other processes leave it time: a busy machine
 might not finish a rebuild between two kills."""
