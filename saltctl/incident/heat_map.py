@@ -19,25 +19,25 @@ LATE_SECONDS = 300
 One that comes later is counted twice."""
 Windows = dict[tuple[str, str], int]
 """The writes of each conversation and server in one window."""
+Peak = tuple[int, int]
+"""The most write units in a second, and that second, since the epoch."""
 
 
 @dataclass(eq=False)
 class MinuteSums:
     """Adds up reports by conversation and minute. A later report of a server for a window replaces its earlier one.
 
-    ``writes`` are write units in a minute; ``peaks`` the most in one second of it. Both have the start of the minute,
-    in seconds since the epoch, as key. ``throttled`` has each minute in which a server was throttled, and its N.
-    ``windows`` are not added up yet: a report of them may be replaced.
+    ``writes`` are write units in a minute; ``peaks`` the most in one second of it, and that second. Both have the start
+    of the minute, in seconds since the epoch, as key. ``throttled`` has each minute in which a server was throttled,
+    and its N. ``windows`` are not added up yet: a report of them may be replaced. The range ends before ``until``.
     """
 
     since: int
-    until: float
+    until: int
     writes: defaultdict[str, defaultdict[int, int]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(int))
     )
-    peaks: defaultdict[str, defaultdict[int, int]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(int))
-    )
+    peaks: defaultdict[str, dict[int, Peak]] = field(default_factory=lambda: defaultdict(dict))
     throttled: defaultdict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     reports: int = 0
     windows: dict[int, Windows] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class MinuteSums:
     def add(self, reports: Iterable[HeatReport]) -> None:
         """Add the reports of the range; others are left out."""
         for report in reports:
-            if self.since <= report.window <= self.until:
+            if self.since <= report.window < self.until:
                 self._add(report)
         for window in list(self.windows):
             self._close(window)
@@ -69,8 +69,8 @@ class MinuteSums:
         minute = window // MINUTE * MINUTE
         for conversation_id, writes in sums.items():
             self.writes[conversation_id][minute] += writes
-            peaks = self.peaks[conversation_id]
-            peaks[minute] = max(peaks[minute], writes // WINDOW_SECONDS)
+            peak = writes // WINDOW_SECONDS, window
+            self.peaks[conversation_id][minute] = max(self.peaks[conversation_id].get(minute, peak), peak)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class ConversationHeat:
 
     conversation_id: str | None
     writes: Mapping[int, int]
-    peaks: Mapping[int, int]
+    peaks: Mapping[int, Peak]
     events: Sequence[Event]
     counts: SaltCounts = SaltCounts()
 
@@ -131,10 +131,19 @@ class ConversationHeat:
         """Return the minutes with writes or events, in order."""
         return sorted({*self.writes, *(minute_of(event) for event in self.events)})
 
-    def share(self, minute: int, wps_per_salt: int) -> float:
-        """Return the highest second of a minute as a share of what the salts take; of one salt if N is not known."""
-        n = self.counts.write_n(minute + MINUTE - 1) or 1
-        return self.peaks.get(minute, 0) / (wps_per_salt * n)
+    def load(self, minute: int, wps_per_salt: int) -> tuple[float, bool]:
+        """Return the hottest second of a minute, as a share of what the salts took in it, and whether N is known.
+
+        If it is not, the share is that of one salt.
+        """
+        writes, at = self.peaks.get(minute, (0, minute))
+        n = self.counts.write_n(at)
+        return writes / (wps_per_salt * (n or 1)), n is not None
+
+    def highest_load(self, wps_per_salt: int) -> float:
+        """Return the load of the hottest second of all, 0 without a report or without a known N."""
+        loads = (self.load(minute, wps_per_salt) for minute in self.peaks)
+        return max((share for share, known in loads if known), default=0.0)
 
 
 def minute_of(event: Event) -> int:
@@ -144,18 +153,24 @@ def minute_of(event: Event) -> int:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """The heat of a range, in seconds since the epoch; ``since`` is a whole minute.
+    """The heat of a range of whole minutes, in seconds since the epoch; ``until`` is excluded.
 
-    ``conversations``: the hottest ones, and those with an event; first the whole table, if it was throttled.
-    ``more``: how many others were reported, or have an event. ``reports`` that were read.
+    ``conversations``: first the whole table, if it was throttled; then those with more writes than their salts take, or
+    with an event; then the others; those with the highest load first. ``more``: how many others were reported, or have
+    an event. ``reports`` that were read. ``heat_since``: from when on all reports are there; None without any.
     """
 
     since: int
-    until: float
+    until: int
     conversations: tuple[ConversationHeat, ...]
     sources: tuple[Source, ...]
     more: int = 0
     reports: int = 0
+    heat_since: float | None = None
+
+    def is_known(self, minute: int) -> bool:
+        """Return whether the reports of a minute are still there."""
+        return self.heat_since is not None and minute + MINUTE > self.heat_since
 
     def as_records(self) -> list[dict[str, Any]]:
         """Convert to the keys of the command line's contract: one record for each minute that has anything."""
@@ -163,9 +178,7 @@ class HeatMap:
             {
                 "conversation_id": one.conversation_id,
                 "minute": iso_utc(minute, "seconds"),
-                "writes": None if one.conversation_id is None else one.writes.get(minute, 0),
-                "max_n": None if one.conversation_id is None else one.counts.max_n(minute + MINUTE - 1),
-                "peak": None if one.conversation_id is None else one.peaks.get(minute, 0),
+                **self._numbers(one, minute),
                 "events": [
                     {"at": iso_utc(event.at), "kind": event.kind, "detail": event.detail}
                     for event in one.events
@@ -175,3 +188,18 @@ class HeatMap:
             for one in self.conversations
             for minute in one.minutes()
         ]
+
+    def _numbers(self, one: ConversationHeat, minute: int) -> dict[str, int | None]:
+        """Return the numbers of a minute; None for what is not known, and for the whole table."""
+        names = ("writes", "max_n", "write_n", "peak")
+        if one.conversation_id is None:
+            return dict.fromkeys(names)
+        last = minute + MINUTE - 1
+        none = 0 if self.is_known(minute) else None
+        numbers = (
+            one.writes.get(minute, none),
+            one.counts.max_n(last),
+            one.counts.write_n(last),
+            one.peaks[minute][0] if minute in one.peaks else none,
+        )
+        return dict(zip(names, numbers, strict=True))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from saltctl.incident.heat_map import MINUTE, ConversationHeat, HeatMap, MinuteSums, SaltCounts, salt_counts
-from saltctl.incident.sources import oldest_report, raise_event, read_reports, read_source
+from saltctl.incident.sources import MAX_CONVERSATIONS, oldest_report, raise_event, read_reports, read_source
 from saltctl.incident.timeline import Event
 from saltctl.registry.failures import read_undamaged
 from saltctl.salting import is_conversation_id
@@ -50,11 +50,11 @@ class HeatReader:
             SaltctlError: no source can be read; it is the error of the first one.
         """
         self._events, self._counts, self._of_table = defaultdict(list), {}, []
-        start = int(since) // MINUTE * MINUTE
-        sums = MinuteSums(start, until)
+        start, end = (int(since // MINUTE) * MINUTE, -int(-until // MINUTE) * MINUTE)
+        sums = MinuteSums(start, end)
         sources = (
             read_source("heat", lambda: self._read_reports(sums)),
-            read_source("raises", lambda: self._read_raises(sums, count)),
+            read_source("events", lambda: self._read_raises(sums)),
             read_source("throttling", lambda: self._read_throttling(over)),
         )
         errors = [source.error for source in sources if source.error is not None]
@@ -65,19 +65,29 @@ class HeatReader:
                 Event(float(at), "throttled", conversation_id, f"a server was throttled while N was {n:,}")
                 for at, n in minutes.items()
             )
-        ids = _hottest(sums) + sorted(self._events.keys() - sums.writes.keys())
-        found = [self._heat_of(conversation_id, sums) for conversation_id in ids[:count]]
+        every = self._ranked([self._heat_of(one, sums) for one in sums.writes.keys() | self._events.keys()])
+        found = every[:count]
         if self._of_table:
             found.insert(0, ConversationHeat(None, {}, {}, self._of_table))
-        return HeatMap(start, until, tuple(found), sources, max(len(ids) - count, 0), sums.reports)
+        return HeatMap(start, end, tuple(found), sources, len(every[count:]), sums.reports, sources[0].since)
+
+    def _ranked(self, found: list[ConversationHeat]) -> list[ConversationHeat]:
+        """Return the conversations that were overloaded, or have an event, and then the others, by their load."""
+
+        def rank(one: ConversationHeat) -> tuple[bool, float, int, str]:
+            load = one.highest_load(self.settings.wps_per_salt)
+            calm = load <= 1 and not one.events
+            return calm, -load, -sum(one.writes.values()), one.conversation_id or ""
+
+        return sorted(found, key=rank)
 
     def _heat_of(self, conversation_id: str, sums: MinuteSums) -> ConversationHeat:
-        events = sorted(self._events[conversation_id], key=lambda event: event.at)
+        events = sorted(self._events.get(conversation_id, ()), key=lambda event: event.at)
         unknown = SaltCounts((), None)
         return ConversationHeat(
             conversation_id,
-            dict(sums.writes.get(conversation_id, {})),
-            dict(sums.peaks.get(conversation_id, {})),
+            sums.writes.get(conversation_id, {}),
+            sums.peaks.get(conversation_id, {}),
             events,
             self._counts.get(conversation_id, unknown),
         )
@@ -87,24 +97,25 @@ class HeatReader:
         sums.add(read_reports(self.stream, sums.since, None, MAX_ENTRIES, self.now()))
         return oldest_report(self.stream)
 
-    def _read_raises(self, sums: MinuteSums, count: int) -> float | None:
+    def _read_raises(self, sums: MinuteSums) -> float | None:
         """Read the raises of the hottest conversations, and of those whose raises are on record."""
         logged = EventsItem(self.backup).read()
         named = [
             conversation_id
             for event in reversed(logged.events)
-            if event.kind in ("raise", "cooled") and sums.since <= event.at <= sums.until
+            if event.kind in ("raise", "cooled") and sums.since <= event.at < sums.until
             for conversation_id in event.conversation_ids
             if is_conversation_id(conversation_id)
         ]
-        ids = list(dict.fromkeys([*_hottest(sums)[:count], *named[:count]]))
+        hottest = sorted(sums.peaks, key=lambda one: max(sums.peaks[one].values()), reverse=True)
+        ids = list(dict.fromkeys([*named, *hottest]))[:MAX_CONVERSATIONS]
         entries, damaged = read_undamaged(self.backup, ids)
         self._counts = {one: salt_counts(entries.get(one)) for one in ids if one not in damaged}
         for conversation_id, entry in entries.items():
             for raised in entry.raises:
                 with suppress(ValueError):  # a time that was edited by hand
                     at = parse_iso(raised.at).timestamp()
-                    if sums.since <= at <= sums.until:
+                    if sums.since <= at < sums.until:
                         self._events[conversation_id].append(raise_event(at, conversation_id, raised))
         return logged.since
 
@@ -118,8 +129,3 @@ class HeatReader:
             if throttled:
                 self._of_table.append(Event(float(at), "throttled", None, f"{throttled:,.0f} throttle events"))
         return min((float(at) for one in series for at, _ in one.points), default=None)
-
-
-def _hottest(sums: MinuteSums) -> list[str]:
-    """Return the conversations that were reported, the one with the most writes first."""
-    return sorted(sums.writes, key=lambda one: (-sum(sums.writes[one].values()), one))

@@ -156,7 +156,7 @@ SERIES_KEYS = ("metric", "index", "operation", "sum", "peak", "peak_at", "points
 HOT_KEY_KEYS = ("conversation_id", "partition_key", "throttles", "max_n")
 ALARM_KEYS = ("name", "metric", "table", "operation", "threshold", "periods", "actions", "state", "description")
 ALARM_COLUMNS = ("name", "metric", "operation", "threshold", "periods", "state", "action", "actions")
-HEAT_KEYS = ("conversation_id", "minute", "writes", "max_n", "peak", "events")
+HEAT_KEYS = ("conversation_id", "minute", "writes", "max_n", "write_n", "peak", "events")
 INCIDENT_KEYS = ("at", "kind", "conversation_id", "detail")
 CHECK_KEYS = ("name", "status", "detail", "fix")
 

@@ -187,6 +187,11 @@ def _lose_group(world: World) -> None:
     world.redis.xgroup_destroy("salt:heat", "saltctl")
 
 
+def _lose_group_beside_messages(world: World) -> None:
+    create_messages(world)
+    _lose_group(world)
+
+
 def _hold_lease(world: World) -> None:
     later = time.time() + 3600  # it does not end while the test runs
     assert world.backup.lease.acquire("other", later, host="elsewhere", pid=1, expiry=30.0) is None
@@ -380,6 +385,7 @@ CASES = [
     Case("stores/heat/stream.py", "saltctl stream replay", 78, "saltctl setup", _lose_stream, then=REPLAY),
     Case("stores/heat/stream.py", "saltctl stream replay", 78, "saltctl setup", _lose_group, then=REPLAY),
     Case("cli/detection/stream.py", "saltctl stream peek", 3, "saltctl setup", _lose_group),
+    Case("cli/detection/heat.py", "saltctl heat", 3, "saltctl setup", _lose_group_beside_messages),
     Case(
         "rebuild/checkpoint.py",
         "saltctl rebuild --resume",

@@ -32,7 +32,7 @@ def report(conversation_id: str, at: int, writes: int, server: str = "app-1", th
 
 def test_a_minute_has_the_sum_of_all_servers_and_its_highest_second() -> None:
     """A later report of a server for the same window replaces its earlier one; other ranges are left out."""
-    sums = MinuteSums(NOON, NOON + 119)
+    sums = MinuteSums(NOON, NOON + 120)
     sums.add(
         [
             report("a", 0, 100),
@@ -49,7 +49,7 @@ def test_a_minute_has_the_sum_of_all_servers_and_its_highest_second() -> None:
         "a": {NOON: 180, NOON + 60: 7},
         "b": {NOON: 1},
     }
-    assert dict(sums.peaks["a"]) == {NOON: 160, NOON + 60: 7}
+    assert sums.peaks["a"] == {NOON: (160, NOON), NOON + 60: (7, NOON + 61)}
     assert (dict(sums.throttled), sums.reports) == ({"a": {NOON + 60: 4}}, 6)
 
 
@@ -112,6 +112,7 @@ def test_reports_raises_and_throttling_are_in_one_picture(world: World) -> None:
         [
             HeatReport("hot", "app-1", window, 5_000),
             HeatReport("warm", "app-1", window, 10, 2),
+            HeatReport("calm", "app-1", window, 700),
         ]
     )
     raise_to(world, "hot", 4)
@@ -120,7 +121,7 @@ def test_reports_raises_and_throttling_are_in_one_picture(world: World) -> None:
     world.events.append(LoggedEvent(time.time(), "raise", "by worker-1", ("raised", "not\x00an id#1")))
     world.metrics.throttled_at = window - 60
     found = read(world)
-    assert [one.conversation_id for one in found.conversations] == [None, "hot", "warm", "raised"]
+    assert [one.conversation_id for one in found.conversations] == [None, "hot", "warm", "raised", "calm"]
     records = found.as_records()
     of = {name: [one for one in records if one["conversation_id"] == name] for name in (None, "hot", "warm", "raised")}
     assert sum(one["writes"] for one in of["hot"]) == 5_000 == max(one["peak"] for one in of["hot"])
@@ -130,7 +131,7 @@ def test_reports_raises_and_throttling_are_in_one_picture(world: World) -> None:
     assert {one["max_n"] for one in of["warm"]} == {1}
     assert [(one["writes"], one["max_n"]) for one in of["raised"]] == [(0, 2)]
     assert [(one["writes"], one["max_n"], one["events"][0]["kind"]) for one in of[None]] == [(None, None, "throttled")]
-    assert (found.more, found.reports) == (0, 2)
+    assert (found.more, found.reports) == (0, 3)
 
 
 def test_others_are_counted(world: World) -> None:
@@ -163,7 +164,7 @@ def test_a_source_that_cannot_be_read_leaves_n_unknown(world: World, monkeypatch
     found = read(world)
     assert [(source.name, source.error is None) for source in found.sources] == [
         ("heat", True),
-        ("raises", False),
+        ("events", False),
         ("throttling", False),
     ]
     assert {(one["conversation_id"], one["max_n"]) for one in found.as_records()} == {("a", None), ("b", None)}

@@ -12,7 +12,7 @@ from saltctl.cli import option
 from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.output import columns_of, note, print_result, warn
 from saltctl.cli.session import Session, session_of
-from saltctl.errors import IncompleteError, UsageError
+from saltctl.errors import ExitCode, IncompleteError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from saltctl.incident.heat_map import ConversationHeat, HeatMap
 
 COLUMNS = columns_of(
-    "conversation_id minute writes max_n peak events",
+    "conversation_id minute writes max_n write_n peak events",
     events=lambda record: " ".join(event["kind"] for event in record["events"]),
 )
-BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", ".:-=+*%#"
+BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_-~=+*%#"
+UNKNOWN = "·", "?"
+"""What stands for minutes whose reports are gone; the second of each without Unicode."""
 MARKS = {"raise": "R", "cooled": "C", "throttled": "T"}
 SEVERAL = "*"
 MAX_WIDTH = 160
@@ -48,12 +50,14 @@ def heat(
 ) -> None:
     """Draw how hot each conversation was, minute by minute, and when it was raised, cooled or throttled.
 
-    A full bar is the write units that the salts of that time take in a second (wps_per_salt each); more is red. The
-    reports are those that the heat stream still has, so servers below heat_floor are not in it. max_n is N at the end
-    of the minute, null if the backup does not know it any more; peak the most writes in a second. Without a
-    conversation_id, the record is about the whole messages table, which CloudWatch counts.
+    A bar is the hottest second of its minutes. It is full at the write units that the salts of that second took
+    (wps_per_salt each), and red above. First come conversations above that or with a raise, then the others. The
+    reports are those that the heat stream still has; servers below heat_floor are not in them. writes and peak, the
+    most in a second, are null where there are none any more; max_n and write_n, at the end of the minute, if the backup
+    does not know them. Without a conversation_id a record is about the whole messages table, as CloudWatch counts.
 
-    Exits 4 if Redis, the backup or CloudWatch cannot be read, and draws what the others have.
+    Exits 3 if the heat stream is missing; 4 if Redis, the backup or CloudWatch cannot be read: draws what the others
+    have.
 
     \b
     Examples:
@@ -63,16 +67,21 @@ def heat(
     """
     session = session_of(context)
     session.settings.require_redis_url()
-    found = _read(session, since, until, count)
+    found, code = _read(session, since, until, count), ExitCode.DONE
     view = partial(draw, found=found, wps_per_salt=session.settings.wps_per_salt)
     print_result(found.as_records(), output, columns=COLUMNS, human_view=view)
     if found.more:
         note(f"not shown: {counted(found.more, 'conversation')}; --count shows more")
+    if found.sources[0].error is None and (missing := session.heat_stream.missing()):
+        warn(f"{missing}: nobody reports heat, or what was reported is lost", "saltctl setup")
+        code = ExitCode.FOUND_SOMETHING
     failed = [source for source in found.sources if source.error is not None]
     for source in failed[1:]:
         warn(f"{source.name}: missing, since {source.error and source.error.message}")
     if failed and (first := failed[0].error) is not None:
         raise IncompleteError(f"the picture lacks {failed[0].name}: {first.message}", hint=first.hint)
+    if code:
+        raise typer.Exit(code)
 
 
 def _read(session: Session, since: str, until: str | None, count: int) -> HeatMap:
@@ -99,7 +108,7 @@ def draw(screen: Console, found: HeatMap, wps_per_salt: int) -> None:
     from saltctl.cli.formats.tables import print_beside
 
     shown = [one for one in found.conversations if one.conversation_id is not None]
-    span = f"{_format_time(found, found.since)} to {_format_time(found, found.until)} UTC"
+    span = f"{_format_time(found, found.since)} to {_format_time(found, found.until)} UTC"  # whole minutes
     counts = f"{counted(len(shown), 'conversation')}, {counted(found.reports, 'heat report')}"
     print_beside(screen, Text(), Text(f"Heat from {span}: {counts}", style="bold"), 0)
     if found.conversations:
@@ -112,15 +121,16 @@ def draw(screen: Console, found: HeatMap, wps_per_salt: int) -> None:
 
 
 class _Grid:
-    """Conversations as lines, and minutes as columns, each of one minute or more."""
+    """Conversations as lines, and minutes as columns, each of one minute or more, and of one character or more."""
 
     def __init__(self, screen: Console, found: HeatMap, wps_per_salt: int) -> None:
         from rich.cells import cell_len
 
         self._screen, self._found, self._wps = screen, found, wps_per_salt
+        self._unicode = screen.encoding.startswith("utf")
         labels = [cell_len(_label(one)) for one in found.conversations]
         self._label = max(len("conversation"), *(length for length in labels if length <= _MAX_LABEL), 0)
-        minutes = max(-(-int(found.until - found.since) // 60), 1)
+        minutes = max((found.until - found.since) // 60, 1)
         room = max(min(screen.width, MAX_WIDTH) - self._label - 9, 10)
         self._minutes = -(-minutes // room)
         self._columns = -(-minutes // self._minutes)
@@ -132,16 +142,24 @@ class _Grid:
 
         from saltctl.cli.formats.tables import print_beside
 
-        start, end = _format_time(self._found, self._found.since), _format_time(self._found, self._found.until)
-        length = self._columns * self._stretch
-        axis = f"{start}{end:>{max(length - len(start), len(end) + 1)}}"
-        self._screen.print(Text(f"{'conversation':{self._label}}  {'N':>5}  {axis}", style="bold"), soft_wrap=True)
+        head = f"{'conversation':{self._label}}  {'N':>5}  {self._axis()}"
+        self._screen.print(Text(head, style="bold"), soft_wrap=True)
         for one in self._found.conversations:
             self._draw_line(one)
-        each = "1 minute" if self._minutes == 1 else f"{self._minutes} minutes"
+        scale = f"{_lasting(self._minutes)}: {counted(self._stretch, 'character')}"
         full = f"full bar: {self._wps:,} write units a second on each salt, red: more"
-        for legend in (f"column: {each}; {full}", "R raised, C cooled, T throttled, * several of them"):
+        marks = f"R raised, C cooled, T throttled, * several, {UNKNOWN[not self._unicode]} no reports any more"
+        for legend in (f"{scale}; {full}", marks):
             print_beside(self._screen, Text(), Text(legend, style="dim"), 0)
+
+    def _axis(self) -> str:
+        """Return times, each above its column, as far as they have room."""
+        axis, every = "", -(-(len(_format_time(self._found, 0)) + 3) // self._stretch)
+        for column in range(0, self._columns, every):
+            label = _format_time(self._found, self._found.since + 60 * self._minutes * column)
+            if column * self._stretch + len(label) <= self._columns * self._stretch or not column:
+                axis = axis.ljust(column * self._stretch) + label
+        return axis
 
     def _draw_line(self, one: ConversationHeat) -> None:
         from rich.cells import cell_len
@@ -151,21 +169,24 @@ class _Grid:
         if cell_len(label) > self._label:
             self._screen.print(Text(label), soft_wrap=True)
             label = ""
-        n = one.counts.write_n(self._found.until)
-        shown_n = "" if one.conversation_id is None else "?" if n is None else f"{n:,}"
-        marks = self._marks(one)
-        line = Text(label + " " * (self._label - cell_len(label))).append(f"  {shown_n:>5}  ")
-        below = Text(" " * (self._label + 9)).append(marks, style="bold")
-        if one.conversation_id is None:
-            self._screen.print(line.append(marks, style="bold"), soft_wrap=True)
-            return
-        self._print(line.append_text(self._bars(one)))
-        if marks:
-            self._print(below)
+        line = Text(label + " " * (self._label - cell_len(label))).append(f"  {self._salts(one):>5}  ")
+        marks = Text(self._marks(one), style="bold")
+        self._print(line.append_text(marks if one.conversation_id is None else self._bars(one)))
+        if one.conversation_id is not None and one.events:
+            self._print(Text(" " * (self._label + 9)).append_text(marks))
 
     def _print(self, line: Text) -> None:
         line.rstrip()
         self._screen.print(line, soft_wrap=True)
+
+    def _salts(self, one: ConversationHeat) -> str:
+        """Return N at the end of the range; of a cooled conversation those of writers and of readers."""
+        if one.conversation_id is None:
+            return ""
+        write_n, max_n = one.counts.write_n(self._found.until), one.counts.max_n(self._found.until)
+        if write_n is None or max_n is None:
+            return "?"
+        return f"{write_n}" if write_n == max_n else f"{write_n}/{max_n}"
 
     def _column(self, minute: int) -> int:
         return min((minute - self._found.since) // 60 // self._minutes, self._columns - 1)
@@ -174,15 +195,20 @@ class _Grid:
         """Return a bar for each column: its hottest second, as a share of what the salts took."""
         from rich.text import Text
 
-        shares = [0.0] * self._columns
-        for minute in one.writes:
-            at = self._column(minute)
-            shares[at] = max(shares[at], one.share(minute, self._wps))
-        blocks = BLOCKS if self._screen.encoding.startswith("utf") else ASCII_BLOCKS
-        bars = Text()
-        for share in shares:
+        columns: list[tuple[float, bool] | None] = [None] * self._columns
+        for minute in range(self._found.since, self._found.until, 60):
+            load = one.load(minute, self._wps) if minute in one.writes else (0.0, True)
+            if load[0] or self._found.is_known(minute):
+                at = self._column(minute)
+                columns[at] = max(columns[at] or load, load)
+        bars, blocks = Text(), BLOCKS if self._unicode else ASCII_BLOCKS
+        for column in columns:
+            share, known = column or (0.0, True)
             block = blocks[min(int(share * (len(blocks) - 1)), len(blocks) - 1)] if share else " "
-            bars.append(block * self._stretch, style="red" if share > 1 else None)
+            if column is None:
+                block = UNKNOWN[not self._unicode]
+            style = "dim" if column is None or not known else "red" if share > 1 else None
+            bars.append(block * self._stretch, style=style)
         return bars
 
     def _marks(self, one: ConversationHeat) -> str:
@@ -196,13 +222,18 @@ class _Grid:
         return "".join(letter.ljust(self._stretch) for letter in letters).rstrip()
 
 
+def _lasting(minutes: int) -> str:
+    """Return a number of minutes, or of hours if it is many."""
+    return counted(minutes, "minute") if minutes < 120 else f"{minutes / 60:,.1f} hours"
+
+
 def _label(one: ConversationHeat) -> str:
     return "messages table" if one.conversation_id is None else printable(one.conversation_id)
 
 
 def _format_time(found: HeatMap, at: float) -> str:
     """Format a time in UTC, with the date if the range is longer than a day."""
-    form = "%H:%M" if found.until - found.since <= _DAY else "%m-%d %H:%M"
+    form = "%H:%M" if found.until - found.since <= _DAY else "%Y-%m-%d %H:%M"
     return datetime.fromtimestamp(at, UTC).strftime(form)
 
 
