@@ -14,6 +14,9 @@ from saltctl.stores.redis.errors import moved
 from saltctl.stores.redis.merge_commands import Merge, MergePacker
 from saltctl.stores.redis.scripts import script, script_sha
 
+BUCKETS_AT_ONCE = 4096
+"""Buckets whose script calls share a timeout. All of a large registry, which may be a million, need more time."""
+
 
 @lru_cache(maxsize=1000)
 def _value_of(entry: Entry) -> bytes:
@@ -140,7 +143,14 @@ class RedisRebuildSession:
 
     def _run_on_buckets(self, buckets: Sequence[str], name: str, *arguments: Any) -> list[Any]:
         [sha] = self._connection.execute([("SCRIPT", "LOAD", script(name))])
-        calls = (buckets[at : at + self._keys_a_call] for at in range(0, len(buckets), self._keys_a_call))
-        return self._connection.execute(
-            [("EVALSHA", sha, len(keys), *keys, self._buckets.layout, *arguments) for keys in calls]
-        )
+        calls = [buckets[at : at + self._keys_a_call] for at in range(0, len(buckets), self._keys_a_call)]
+        at_once = max(BUCKETS_AT_ONCE // self._keys_a_call, 1)
+        replies: list[Any] = []
+        for start in range(0, len(calls), at_once):
+            replies += self._connection.execute(
+                [
+                    ("EVALSHA", sha, len(keys), *keys, self._buckets.layout, *arguments)
+                    for keys in calls[start : start + at_once]
+                ]
+            )
+        return replies

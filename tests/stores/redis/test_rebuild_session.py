@@ -14,9 +14,10 @@ from saltctl.local.servers import LocalRedis, free_port
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.redis.buckets import FENCE, REBUILD, Buckets
+from saltctl.stores.redis import rebuild_session
+from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, REBUILD, Buckets
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.rebuild_session import RedisRebuildSession
+from saltctl.stores.redis.rebuild_session import BUCKETS_AT_ONCE, RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import rebuild_job
 from tests.support.redis_servers import PROMPT_REPLICATION, eventually, merge, plain_client
@@ -55,11 +56,21 @@ def fields(admin: Any, buckets: Buckets, name: str) -> list[bytes | None]:
 # Marks and the fence.
 
 
+@pytest.mark.parametrize("at_once", [BUCKETS_AT_ONCE, 7])
 @pytest.mark.parametrize("clustered", [False, True], ids=["one-server", "cluster"])
 def test_a_session_from_its_marks_to_verified(
-    open_session: Opener, store: RedisRegistry, admin: Any, primary: str, buckets: Buckets, clustered: bool
+    open_session: Opener,
+    store: RedisRegistry,
+    admin: Any,
+    primary: str,
+    buckets: Buckets,
+    clustered: bool,
+    at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every bucket is marked, then fenced with layout and replication id; lookups are answered after the last step."""
+    monkeypatch.setattr(rebuild_session, "BUCKETS_AT_ONCE", at_once)
+    monkeypatch.setattr(rebuild_session, "BUCKETS_A_CALL", min(at_once, BUCKETS_A_CALL))
     session = open_session(clustered=clustered)
     assert (session.primary, session.replication_id) == (primary, "")
     session.mark_buckets("token")
