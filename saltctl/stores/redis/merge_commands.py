@@ -3,9 +3,9 @@
 Not by redis-py, because its packing costs more than the rest of a rebuild (measured: 1.6 µs an entry; this, 0.6).
 
 If Redis lacks an entry, HSETNX sets it, and else does nothing. If Redis has the entry already, HGET shows that, and
-nothing is left to do: an entry only grows. The merge script does the rest: it compares and sets, which takes 3.6 µs of
-the server an entry, if a bucket gets two entries at once. HSETNX takes 1.7 and HGET 1.4 (measured on valkey 9.1.2 with
-its AOF on, 16,384 buckets).
+nothing is left to do: an entry only grows. The merge script does the rest: it compares and sets. Of the server, HSETNX
+takes 1.7 µs, and the script 3.6 µs an entry if a bucket gets two at once (measured on valkey 9.1.2 with its AOF on,
+16,384 buckets). To read all of 500,000 entries takes half of the script's time (measured).
 """
 
 from __future__ import annotations
