@@ -1,4 +1,7 @@
-"""Each benchmark with small sizes does the work that it measures, and prints its tables. No test checks a time."""
+"""Each benchmark with small sizes does the work that it measures, and prints its tables. No test checks a time.
+
+Most of them are exhaustive: they start many processes, and only a change of the benchmarks breaks them.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,8 @@ def printed(outcome: Outcome) -> str:
     return output
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_lookups_are_answered_by_redis() -> None:
     """On every server and on a cluster, each contender runs in every round, and Redis answers every lookup."""
     outcome = lookup.run(quick=True)
@@ -56,7 +60,8 @@ def test_lookups_are_answered_by_redis() -> None:
         assert row in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_pages_have_the_right_messages() -> None:
     """At every N, each contender reads its page, and the table has the goals."""
     outcome = history.run(quick=True)
@@ -107,7 +112,8 @@ class _UnusedClient:
         return b""
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_memory_is_measured_with_all_entries_present() -> None:
     """Every layout holds all entries, and the registry's hashes are listpacks."""
     outcome = memory.run(quick=True)
@@ -124,7 +130,8 @@ def test_memory_is_measured_with_all_entries_present() -> None:
     assert output.count(" buckets") == len(engines()) * len(memory.BUCKETS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_every_contender_of_the_rebuild_does_its_work() -> None:
     """All contenders use the same pages, and the entries they write are compared with the backup."""
     outcome = rebuild.run(quick=True)
@@ -137,7 +144,8 @@ def test_every_contender_of_the_rebuild_does_its_work() -> None:
         assert row in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_large_rebuild_runs_twice() -> None:
     """Both rebuilds handle every entry, and the table shows what they and Redis need."""
     outcome = large.run(quick=True)
@@ -146,7 +154,8 @@ def test_a_large_rebuild_runs_twice() -> None:
     assert "<= 70 " in printed(outcome)
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_rebuilt_registry_equals_the_backup(redis_server: LocalRedis) -> None:
     """With several pages and segments, a rebuild merges every entry once, and no other entry."""
     count = 30_000
@@ -207,7 +216,8 @@ def test_commands_start_and_print_correct_output() -> None:
         assert row in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_comparison_finds_all_in_sync() -> None:
     """Both sizes are compared completely, and the table has a row for each."""
     outcome = compare.run(quick=True)
@@ -215,7 +225,8 @@ def test_a_comparison_finds_all_in_sync() -> None:
     assert "4,000 entries" in printed(outcome)
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_detection_does_the_work_that_it_measures() -> None:
     """Every report is handled once, memory is measured, and a hot conversation gets salts."""
     outcome = detection.run(quick=True)
@@ -242,7 +253,8 @@ def test_the_program_runs_the_named_benchmarks(
     assert exit_info.value.code == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_recovery_adds_every_entry() -> None:
     """The report has one write unit for each entry, and Redis is verified."""
     outcome = recover.run(quick=True)
@@ -251,7 +263,8 @@ def test_a_recovery_adds_every_entry() -> None:
     assert "1,000 entries" in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_the_plots_show_every_cost(tmp_path: Path) -> None:
     """Each size has its row in a table and its tick in a plot, also where a cost was not tried."""
     outcome = sizes.run(quick=True, plots=tmp_path)
