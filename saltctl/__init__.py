@@ -66,5 +66,6 @@ if not TYPE_CHECKING:  # a type checker would take any name for a public one
         for module, names in _NAMES.items():
             if name in names:
                 with importing:  # another thread may fork
-                    return getattr(import_module(module), name)
+                    globals()[name] = getattr(import_module(module), name)  # the next use waits for no lock
+                return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

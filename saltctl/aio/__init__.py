@@ -47,5 +47,6 @@ if not TYPE_CHECKING:  # a type checker would take any name for a public one
 
         if name in _NAMES:
             with importing:  # another thread may fork
-                return getattr(import_module(_NAMES[name]), name)
+                globals()[name] = getattr(import_module(_NAMES[name]), name)  # the next use waits for no lock
+            return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ from saltctl import aio
 from saltctl.aio.registry import AWS_THREADS
 from saltctl.aio.threads import Threads
 from saltctl.errors import InvalidConversationIdError, RedisUnavailableError, UnavailableError, UsageError
+from saltctl.forks import importing
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RaiseOutcome
@@ -420,3 +421,38 @@ def test_the_process_id_is_that_of_the_child() -> None:
             return child
 
         assert run(fork())[0][1] == 4
+
+
+@pytest.mark.parametrize("on_loop", [False, True], ids=["threads", "loop"])
+def test_a_lookup_waits_for_no_import_of_another_thread(on_loop: bool) -> None:
+    """To import boto3 takes longer than a lookup may, and imports exclude each other and forks."""
+
+    async def awaited(url: str) -> tuple[int, str]:
+        async with of_url(url) as registry:
+            found = await registry.lookup("conv")
+            return found.max_n, found.source
+
+    def called(url: str) -> tuple[int, str]:
+        settings = Settings(redis_url=url, buckets=64, registry_id=REGISTRY_ID)
+        with Registry.over(settings, RedisRegistry(settings), MemoryBackup()) as registry:
+            found = registry.lookup("conv")
+            return found.max_n, found.source
+
+    imports, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with importing:
+            imports.set()
+            done.wait(60)
+
+    with RedisStub(answering(b"4")) as stub:
+        asyncio.run(awaited(stub.url))  # the first use imports by itself
+        thread = threading.Thread(target=hold)
+        thread.start()
+        try:
+            assert imports.wait(60)
+            found = asyncio.run(awaited(stub.url)) if on_loop else called(stub.url)
+        finally:
+            done.set()
+            thread.join()
+    assert found == (4, "redis")

@@ -6,6 +6,7 @@ without it, and each address of a name has its own. A TimeBudget bounds all that
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  getaddrinfo would import it, beside a fork: see saltctl.forks
 import socket
 import ssl
 import threading
@@ -17,7 +18,7 @@ from time import monotonic
 from typing import Any, Generic, Self, TypeVar
 from weakref import ref
 
-from saltctl.forks import PerProcess, importing
+from saltctl.forks import PerProcess
 
 T = TypeVar("T")
 Address = tuple[int, int, int, str, Any]
@@ -286,8 +287,6 @@ def resolve(host: str, port: int) -> Sequence[Address]:
         except UnicodeError as exc:
             raise OSError(f"{host!r} cannot be a host name") from exc
 
-    with importing:
-        import encodings.idna  # noqa: F401  getaddrinfo imports it, for addresses, too: see saltctl.forks
     try:
         ip_address(host)
     except ValueError:

@@ -322,10 +322,9 @@ class Connections:
 
     def _client_of(self, url: str, name: str, timeout: float, retries: int, password: str | None) -> Any:
         check_endpoint(url)  # a node may name others, elsewhere
-        with importing:
-            import redis
+        import redis  # imported as a whole before: this waits for no import of another thread
 
-            from saltctl.stores.bounded.redis_connections import BOUNDED_CONNECTIONS, BoundedClient, bounded_retries
+        from saltctl.stores.bounded.redis_connections import BOUNDED_CONNECTIONS, BoundedClient, bounded_retries
 
         # Without CLIENT SETNAME and SETINFO: some servers have no CLIENT, and an ACL need not permit it.
         unnamed = {"driver_info": None} if hasattr(redis, "DriverInfo") else {"lib_name": None, "lib_version": None}

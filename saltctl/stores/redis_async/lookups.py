@@ -13,9 +13,9 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from functools import partial
+from functools import cache, partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from saltctl.errors import RedisUnavailableError, UsageError
 from saltctl.forks import importing
@@ -26,7 +26,21 @@ from saltctl.stores.redis.connections import check_answer
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.server import Server, is_answer
 
+if TYPE_CHECKING:
+    from saltctl.stores.redis_async.connection import LoopConnection
+
 T = TypeVar("T")
+
+
+@cache
+def _connection_class() -> type[LoopConnection]:
+    """Return the class of connections. A thread imports it: an import waits for those of others, and no loop may."""
+    with importing:
+        from saltctl.stores.redis_async.connection import LoopConnection
+
+    return LoopConnection
+
+
 CONNECTIONS = 64
 """Connections to one primary at once. More lookups wait for one of them, and not for Redis."""
 
@@ -126,11 +140,9 @@ class LoopLookups:
             idle.append(connection)
 
     async def _connect(self, primary: str, server: Server, ends: float) -> Any:
-        with importing:
-            from saltctl.stores.redis_async.connection import LoopConnection
-
         def connect() -> Any:
             """Connect, in a thread; the time in which no thread was free counts."""
+            _connection_class()
             with TimeBudget(ends - monotonic()):
                 return self._connections.connect(primary, server)
 
@@ -139,7 +151,7 @@ class LoopLookups:
             opened = await self._within(opening, ends - monotonic())
             if self._closed:
                 raise _closed()
-            connection = LoopConnection(opened, server, self._loop)
+            connection = _connection_class()(opened, server, self._loop)
         except BaseException:
             opening.add_done_callback(partial(_discard, server))  # it may still be opened, and nobody takes it
             raise
