@@ -131,6 +131,12 @@ Timeout = Annotated[float, duration("--timeout", "Give up after this long, such 
 Window = Annotated[float, duration("--window", "Seconds between the two readings; 1s if omitted.")]
 Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="From this time on; 2h is two hours ago.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
+RangeStart = Annotated[
+    str, typer.Option("--since", metavar="TIME|DURATION", help="Start of the range; 2h is two hours ago.")
+]
+RangeEnd = Annotated[
+    str | None, typer.Option("--until", metavar="TIME|DURATION", help="End of the range; now if omitted.")
+]
 SinceKey = Annotated[str | None, text("--since-key", "From this sort key on.", "KEY")]
 UntilKey = Annotated[str | None, text("--until-key", "Before this sort key.", "KEY")]
 Eventual = Annotated[bool, typer.Option("--eventual", help="Eventually consistent: half the cost.")]

@@ -39,12 +39,8 @@ _DAY = 86400
 
 def heat(
     context: typer.Context,
-    since: Annotated[
-        str, typer.Option("--since", metavar="TIME|DURATION", help="Start of the range; 2h is two hours ago.")
-    ] = "2h",
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME|DURATION", help="End of the range; now if omitted.")
-    ] = None,
+    since: option.RangeStart = "2h",
+    until: option.RangeEnd = None,
     count: Annotated[int, option.number("--count", "How many of the hottest conversations to show.", 1, 1000)] = 20,
     output: option.Output = None,
 ) -> None:

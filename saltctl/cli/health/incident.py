@@ -31,12 +31,8 @@ VIEW_COLUMNS = columns_of(
 
 def incident(
     context: typer.Context,
-    since: Annotated[
-        str, typer.Option("--since", metavar="TIME|DURATION", help="Start of the range; 2h is two hours ago.")
-    ] = "2h",
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME|DURATION", help="End of the range; now if omitted.")
-    ] = None,
+    since: option.RangeStart = "2h",
+    until: option.RangeEnd = None,
     bundle: Annotated[
         Path | None,
         typer.Option(

@@ -45,12 +45,8 @@ ALARM_VIEW_COLUMNS = columns_of(
 @group.command("scan")
 def scan(
     context: typer.Context,
-    since: Annotated[
-        str, typer.Option("--since", metavar="TIME|DURATION", help="Start of the range; 2h is two hours ago.")
-    ] = "1h",
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME|DURATION", help="End of the range; now if omitted.")
-    ] = None,
+    since: option.RangeStart = "1h",
+    until: option.RangeEnd = None,
     period: Annotated[float, option.duration("--period", "Length of a period, such as 5m.")] = 0.0,
     table: option.Table = None,
     threshold: Annotated[
