@@ -53,9 +53,9 @@ def plain_client(server: LocalRedis) -> Any:
     return redis.Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
 
 
-def eventually(condition: Callable[[], bool], event: str) -> None:
-    """Wait until the condition holds; fail with ``event`` after thirty seconds."""
-    deadline = time.monotonic() + 30
+def eventually(condition: Callable[[], bool], event: str, *, seconds: float = 30.0) -> None:
+    """Wait until the condition holds; fail with ``event`` after so many seconds."""
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {event}"
         time.sleep(0.01)
