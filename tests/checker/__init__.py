@@ -4,6 +4,6 @@
 
 ``schedule`` draws the faults and their times. ``roles`` and ``killable_roles`` are the processes that write, read,
 raise and rebuild. ``backup_loss`` loses the backup table, and ``recoverer`` recovers it. ``run`` starts the processes
-and the servers, and injects the faults. ``log`` stores the operations of each process, and ``checks`` finds the
-violations in them.
+and the servers, and injects the faults. ``log`` stores the operations of each process, and
+``saltctl.canary.judge`` finds the violations in them.
 """

@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
+from saltctl.canary.classes import Classes
 from saltctl.cooling.boundary import Boundary
 from saltctl.cooling.cooling import Cooling
 from saltctl.errors import BackupLostError
@@ -36,16 +37,9 @@ from tests.checker.schedule import Fault
 
 
 @dataclass(frozen=True, slots=True)
-class ProtocolClasses:
+class ProtocolClasses(Classes):
     """The classes that every process uses."""
 
-    store: type[RedisRegistry] = RedisRegistry
-    backup: type[BackupTable] = BackupTable
-    registry: type[Registry] = Registry
-    messages: type[MessagesTable] = MessagesTable
-    registry_item: type[RegistryItem] = RegistryItem
-    cooling: type[Cooling] = Cooling
-    history: type[History] = History
     recovered_messages: type[MessagesTable] = MessagesTable
     """The messages that a recovery reads."""
 

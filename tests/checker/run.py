@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from saltctl.canary.judge import Violation, check, lookups_below_backup
 from saltctl.errors import SaltctlError
 from saltctl.history.history import History
 from saltctl.registry.registry import Registry
 from tests.checker import killable_roles, loop_role, recoverer, roles
 from tests.checker.backup_loss import BackupLosses
-from tests.checker.checks import Violation, check, lookups_below_backup
 from tests.checker.log import Log, read_logs
 from tests.checker.mutants import REAL, ProtocolClasses
 from tests.checker.processes import fork, reap

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from pathlib import Path
 
 import pytest
 
-from tests.checker.checks import check, lookups_below_backup
-from tests.checker.log import (
+from saltctl.canary.judge import check, lookups_below_backup
+from saltctl.canary.operations import (
     BackupLoss,
-    Log,
     LookupAnswer,
+    Operations,
     Put,
     RaiseAttempt,
     Read,
-    RunHistory,
     Sample,
     Source,
-    read_logs,
 )
 
 
@@ -61,7 +58,7 @@ def broken(
     losses: Sequence[BackupLoss] = (),
 ) -> list[str]:
     """Return the rules that a history breaks."""
-    history = RunHistory(list(puts), list(reads), list(lookups), list(raises), list(samples), list(losses))
+    history = Operations(list(puts), list(reads), list(lookups), list(raises), list(samples), list(losses))
     return [violation.check for violation in check(history)]
 
 
@@ -140,8 +137,8 @@ def test_lookups_never_go_down(
 def test_the_exception_is_counted() -> None:
     """A raise was killed after its first step: the backup held more than Redis."""
     ahead, behind = lookup(8, 1, 2, "backup", 4), lookup(4, 3, 4)
-    assert lookups_below_backup(RunHistory(lookups=[ahead, behind])) == [(behind, 8)]
-    assert lookups_below_backup(RunHistory(lookups=[ahead, lookup(8, 3, 4)])) == []
+    assert lookups_below_backup(Operations(lookups=[ahead, behind])) == [(behind, 8)]
+    assert lookups_below_backup(Operations(lookups=[ahead, lookup(8, 3, 4)])) == []
 
 
 def test_the_backup_never_goes_down() -> None:
@@ -224,31 +221,3 @@ def test_a_lost_table_returns_without_raises_that_were_not_acknowledged() -> Non
         "backup went down",
         "records of raises",
     ]
-
-
-def test_logs_are_read_as_they_were_written(tmp_path: Path) -> None:
-    """An operation without an end may have happened; an unfinished line is ignored."""
-    log = Log(tmp_path, "w1")
-    log.end(log.begin("put", "conv", "a"), acknowledged=True, value=8)
-    log.begin("put", "conv", "b")
-    log.end(log.begin("raise", "conv", 4), acknowledged=True, value=8)
-    log.end(log.begin("raise", "conv", 16), acknowledged=False)
-    log.observe("lookup", "conv", 0.0, [4, None, "redis"])
-    log.observe("read", "conv", 0.0, ["a"])
-    log.observe("sample", "conv", 0.0, [8, 4, [8], False])
-    log.note("error", "throttled")
-    log.loss(1.0, 0.5, both=True)
-    with (tmp_path / "w1.jsonl").open("a") as file:
-        file.write('{"kind": "read"')
-    history = read_logs(tmp_path)
-    assert [(one.message, one.acknowledged, one.ended < inf, one.needed_n) for one in history.puts] == [
-        ("a", True, True, 8),
-        ("b", False, False, 1),
-    ]
-    assert [(one.began, one.kept, one.both) for one in history.losses] == [(1.0, 0.5, True)]
-    assert [(one.n, one.after, one.acknowledged) for one in history.raises] == [(4, 8, True), (16, 16, False)]
-    assert [one[4:] for one in history.lookups] == [(4, None, "redis")]
-    assert [one.messages for one in history.reads] == [("a",)]
-    assert [one[4:] for one in history.samples] == [(8, 4, (8,), False)]
-    assert history.notes_of("error") == {"throttled": 1}
-    assert sum(history.operations.values()) == 7

@@ -34,16 +34,20 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
+from saltctl.canary.operations import BackupLoss, LookupAnswer, Operations, Put, RaiseAttempt, Read, Sample
 from saltctl.stores.contracts.registry import MAX_RAISES_KEPT
-from tests.checker.log import BackupLoss, LookupAnswer, Put, RaiseAttempt, Read, RunHistory, Sample
 
 
 class Violation(NamedTuple):
-    """One violation of the promise. ``check`` is the name of the rule; ``message`` describes the violation."""
+    """One violation of the promise. ``check`` is the name of the rule; ``message`` describes the violation.
+
+    ``process`` ran the operation that shows it; empty if several did.
+    """
 
     check: str
     conversation: str
     message: str
+    process: str = ""
 
 
 class Operation(Protocol):
@@ -73,7 +77,7 @@ class Operation(Protocol):
 T = TypeVar("T", bound=Operation)
 
 
-def check(history: RunHistory) -> list[Violation]:
+def check(history: Operations) -> list[Violation]:
     """Return all violations of the promise."""
     # A sample is also a lookup in the backup, without Redis.
     samples = [LookupAnswer(*sample[:6], "backup") for sample in history.samples]
@@ -117,7 +121,7 @@ def _check_read(read: Read, sent: dict[str, float], known: dict[str, float]) -> 
             which = messages[0] + (f" and {len(messages) - 1} more" if len(messages) > 1 else "")
             since = f" at {known[messages[0]]:.3f}" if name == "missing" else ""
             message = f"{_describe(read)} read {len(held)} messages {description.format(which)}{since}"
-            yield Violation(name, read.conversation, message)
+            yield Violation(name, read.conversation, message, read.process)
 
 
 class Floors(NamedTuple):
@@ -170,11 +174,11 @@ def check_lookups(
             for name, (floor, reason) in rules.items():
                 if lookup.max_n < floor:
                     message = f"{_describe(lookup)} found {lookup.max_n} in {lookup.source}, and {floor} {reason}"
-                    yield Violation(name, conversation, message)
+                    yield Violation(name, conversation, message, lookup.process)
         yield from _check_ceilings(answers, raises_of.get(conversation, ()))
 
 
-def lookups_below_backup(history: RunHistory) -> list[tuple[LookupAnswer, int]]:
+def lookups_below_backup(history: Operations) -> list[tuple[LookupAnswer, int]]:
     """Return the lookups in Redis that returned less than an earlier lookup in the backup, and the earlier N.
 
     This is allowed if no raise to the earlier N was acknowledged: lookups are a regular register, not an atomic one.
@@ -210,7 +214,7 @@ def _check_ceilings(answers: Sequence[LookupAnswer], raises: Sequence[RaiseAttem
         ceiling = largest[bisect_left(starts, lookup.ended)]
         if lookup.max_n > ceiling:
             message = f"{_describe(lookup)} found {lookup.max_n} in {lookup.source}; the largest raise was to {ceiling}"
-            yield Violation("never raised", lookup.conversation, message)
+            yield Violation("never raised", lookup.conversation, message, lookup.process)
 
 
 def check_samples(samples: Sequence[Sample], losses: Sequence[BackupLoss] = ()) -> Iterator[Violation]:
@@ -228,7 +232,7 @@ def check_samples(samples: Sequence[Sample], losses: Sequence[BackupLoss] = ()) 
                     message = (
                         f"{_describe(sample)} found {sample[4:]} in the backup; before, {previous and previous[4:]}"
                     )
-                    yield Violation(name, conversation, message)
+                    yield Violation(name, conversation, message, sample.process)
             # Overlapping samples may be in either order: compare only with a sample that is certainly earlier.
             if previous is None or sample.began > previous.ended:
                 previous = sample

@@ -1,0 +1,10 @@
+"""The conversations that the canary writes. They are fixed, so that every run on every host finds what others wrote."""
+
+from __future__ import annotations
+
+RESERVED_PREFIX = "saltctl-canary-"
+"""Prefix of the reserved conversation ids, and of all their partition keys."""
+RESERVED: tuple[str, ...] = tuple(f"{RESERVED_PREFIX}{number}" for number in range(1, 4))
+"""The reserved conversation ids."""
+BOUND = 16
+"""The largest N to which the canary raises them."""

@@ -1,0 +1,43 @@
+"""The report of one round of the canary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHECK_NAMES: tuple[str, ...] = (
+    "write",
+    "read",
+    "shared-read",
+    "find",
+    "raise",
+    "unfinished-raise",
+    "cool",
+    "foreign-client",
+    "fork",
+)
+"""Names of all checks, in the order of every report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one check. ``ok`` is None if it could not be judged: ``detail`` says why, such as an outage."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryReport:
+    """The results of a round, in the order of :data:`CHECK_NAMES`, and its duration in seconds."""
+
+    checks: list[Check]
+    seconds: float
+
+    @property
+    def ok(self) -> bool | None:
+        """False if any check failed, None if none could be judged, else True."""
+        results = [check.ok for check in self.checks]
+        if False in results:
+            return False
+        return True if True in results else None
