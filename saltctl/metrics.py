@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["counter", "gauge"]
+JobName = Literal["rebuild", "setup", "compare", "stream replay", "canary", "history audit"]
+"""The jobs that have ``--metrics-file``; ``history audit`` is that with ``--all``."""
 Unit = Literal["", "0 or 1", "seconds", "Unix time", "read units", "1/s", "exit code"]
 """``""`` is a number of what the meaning names."""
 TABLE = "table"
@@ -87,7 +89,7 @@ JOB = (JOB_SUCCESS, JOB_EXIT_CODE, JOB_DURATION, JOB_LAST_RUN, JOB_LAST_SUCCESS)
 # The figures of the reports.
 
 
-def _figures(job: str, **figures: tuple[str, Unit]) -> dict[str, Metric]:
+def _figures(job: JobName, **figures: tuple[str, Unit]) -> dict[str, Metric]:
     """Return the metrics of a report by its keys; the names of durations end with _seconds, also if the keys do not."""
     named = {}
     for key, (about, unit) in figures.items():
@@ -96,7 +98,7 @@ def _figures(job: str, **figures: tuple[str, Unit]) -> dict[str, Metric]:
     return named
 
 
-def command_of(job: str) -> str:
+def command_of(job: JobName) -> str:
     """Return the label ``command`` of a job, which names of its figures have, too."""
     return job.replace(" ", "_")
 
@@ -104,7 +106,7 @@ def command_of(job: str) -> str:
 _SECONDS: tuple[str, Unit] = ("How long the job itself took.", "seconds")
 _RCU: tuple[str, Unit] = ("Read units that the tables reported.", "read units")
 _DRY_RUN: tuple[str, Unit] = ("Whether the run only showed what it would do.", "0 or 1")
-FIGURES: Mapping[str, Mapping[str, Metric]] = {
+FIGURES: Mapping[JobName, Mapping[str, Metric]] = {
     "rebuild": _figures(
         "rebuild",
         entries=("Entries that were read from the backup.", ""),
@@ -180,7 +182,7 @@ FIGURES: Mapping[str, Mapping[str, Metric]] = {
         seconds=_SECONDS,
     ),
 }
-"""The metrics of a report, by the job's name and the key; ``history audit`` is that with ``--all``."""
+"""The metrics of a report, by the job's name and the key."""
 CANARY_CHECK_OK = Metric(
     "saltctl_canary_check_ok",
     "Whether a check found the promise kept; left out if it could not be judged.",
@@ -219,7 +221,7 @@ def all_metrics() -> tuple[Metric, ...]:
     return (*SERVICE, *JOB, *figures, CANARY_CHECK_OK, DOCTOR_CHECK, *DOCTOR_MEASURES.values())
 
 
-def figures_of(job: str, report: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], float]]:
+def figures_of(job: JobName, report: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str], float]]:
     """Yield the metrics of a job's report, with their labels besides those of the job, and their values."""
     for key, metric in FIGURES[job].items():
         if isinstance(value := report.get(key), bool | int | float):
@@ -230,6 +232,6 @@ def figures_of(job: str, report: Mapping[str, Any]) -> Iterator[tuple[Metric, di
                 yield CANARY_CHECK_OK, {"check": check["name"]}, check["ok"]
 
 
-def unnamed_figures(job: str, report: Mapping[str, Any]) -> list[str]:
+def unnamed_figures(job: JobName, report: Mapping[str, Any]) -> list[str]:
     """Return the keys of a report's numbers that no metric names: they were forgotten here."""
     return [key for key, value in report.items() if isinstance(value, bool | int | float) and key not in FIGURES[job]]

@@ -15,6 +15,7 @@ from saltctl.metrics import (
     CANARY_CHECK_OK,
     FIGURES,
     SERVICE_COUNTERS,
+    JobName,
     Metric,
     all_metrics,
     figures_of,
@@ -24,7 +25,11 @@ from saltctl.rebuild.events import RebuildReport
 from saltctl.registry.drift import ComparisonReport
 
 PACKAGE = Path(saltctl.__file__).parent
-REPORTS = {"rebuild": RebuildReport, "compare": ComparisonReport, "stream replay": ReplayReport}
+REPORTS: dict[JobName, type[RebuildReport | ComparisonReport | ReplayReport]] = {
+    "rebuild": RebuildReport,
+    "compare": ComparisonReport,
+    "stream replay": ReplayReport,
+}
 
 
 @pytest.mark.parametrize("metric", all_metrics(), ids=lambda metric: metric.name)
@@ -45,7 +50,7 @@ def test_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize("job", REPORTS)
-def test_every_number_of_a_report_is_named(job: str) -> None:
+def test_every_number_of_a_report_is_named(job: JobName) -> None:
     """A new key of a report is exported, and one that is gone is not promised."""
     report = REPORTS[job]()
     assert unnamed_figures(job, asdict(report)) == []
@@ -59,6 +64,18 @@ def test_a_forgotten_number_is_found() -> None:
     assert [(metric.name, value) for metric, _, value in figures_of("compare", report)] == [
         ("saltctl_compare_checked", 1)
     ]
+
+
+def test_no_other_module_spells_a_name() -> None:
+    """A name that is written elsewhere has no meaning, no unit and no place in the documentation."""
+    prefixes = "|".join(sorted({metric.name.split("_")[1] for metric in all_metrics()}))
+    spelled = re.compile(rf"""["']saltctl_(?:{prefixes})|\bsaltctl_(?:{prefixes}|{{\w+}})_|["']saltctl_{{""")
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "testing" and path.name not in (
+            "metrics.py",
+            "alerts.py",
+        ):  # fixtures are named saltctl_registry
+            assert spelled.findall(path.read_text(encoding="utf-8")) == [], path
 
 
 def test_every_counter_of_the_service_is_named() -> None:

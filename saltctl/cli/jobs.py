@@ -34,6 +34,17 @@ from saltctl.errors import (
     RefusedError,
     SaltctlError,
 )
+from saltctl.metrics import (
+    JOB_DURATION,
+    JOB_EXIT_CODE,
+    JOB_LAST_RUN,
+    JOB_LAST_SUCCESS,
+    JOB_SUCCESS,
+    JobName,
+    Metric,
+    command_of,
+    figures_of,
+)
 from saltctl.stores.throttle_notes import throttled_call
 from saltctl.times import iso_utc
 
@@ -58,7 +69,6 @@ _MAX_LISTED = 10
 """Items of each list in a report, such as drift, that the log line shows; its counts are complete."""
 _MAX_METRICS_BYTES = 1 << 20
 _METRICS_HINT = "give a file in the textfile directory of the node exporter, such as NAME.prom"
-_LAST_SUCCESS = "saltctl_job_last_success_timestamp_seconds"
 
 
 def drain(events: Generator[Event, None, None], report_type: type[Report], handle: Callable[[Event], object]) -> Report:
@@ -133,7 +143,7 @@ def resume_hint(load_checkpoint: Callable[[], object], *, quiet: bool = False) -
 class Job:
     """One run of a job. ``report`` and ``happened`` are set by :meth:`finish`; they stay empty if the job fails."""
 
-    name: str
+    name: JobName
     cron: bool
     run_id: str = field(default_factory=lambda: os.urandom(8).hex())
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -153,7 +163,7 @@ class Job:
 
 
 @contextmanager
-def track_job(name: str, session: Session, *, cron: bool, metrics_file: Path | None) -> Iterator[Job]:
+def track_job(name: JobName, session: Session, *, cron: bool, metrics_file: Path | None) -> Iterator[Job]:
     """Run the block as a job: when it ends, in whatever way, write its log line and its metrics, if wanted.
 
     Raises:
@@ -174,7 +184,7 @@ def track_job(name: str, session: Session, *, cron: bool, metrics_file: Path | N
     finally:
         code, seconds = exit_code_of(error), round(time.monotonic() - started, 3)
         if metrics_file is not None and writable:
-            _write_metrics(metrics_file, job, session, code, seconds)
+            write_metrics(metrics_file, job, session, code, seconds)
         # A lease that is held is not worth a mail: cron would send it every minute of a long rebuild.
         if cron and not isinstance(error, LeaseHeldError) and (job.happened or code):
             write_json_line(_log_line(job, error, code, seconds), sys.stderr)
@@ -202,34 +212,37 @@ def _log_line(job: Job, exc: BaseException | None, code: int, seconds: float) ->
 # The metrics file.
 
 
-def _write_metrics(file: Path, job: Job, session: Session, code: int, seconds: float) -> None:
+def write_metrics(file: Path, job: Job, session: Session, code: int, seconds: float) -> None:
+    """Replace the metrics file by the outcome of a run, which ended now, and the figures of its report.
+
+    A file that cannot be written is a warning: the job is done or has failed for another reason.
+    """
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-    registry, command, now = CollectorRegistry(), job.name.replace(" ", "_"), round(time.time(), 3)
-    # Not "job", which is Prometheus' own label. The table distinguishes two registries that one host manages.
-    labels = {"command": command}
+    registry, now = CollectorRegistry(), round(time.time(), 3)
+    labels = {"command": command_of(job.name)}
     with suppress(SaltctlError):
         labels["table"] = session.settings.backup_table
     # A job that found something succeeded; what it found has metrics of its own.
     success = code in (ExitCode.DONE, ExitCode.FOUND_SOMETHING)
+    gauges: dict[Metric, Gauge] = {}
 
-    def add(name: str, about: str, value: float) -> None:
-        """Add a metric with the labels of the job."""
-        Gauge(name, about, tuple(labels), registry=registry).labels(**labels).set(value)
+    def add(metric: Metric, value: float, **more: str) -> None:
+        """Add a sample with the labels of the job, and more."""
+        if metric not in gauges:
+            gauges[metric] = Gauge(metric.name, metric.about, (*labels, *more), registry=registry)
+        gauges[metric].labels(**labels, **more).set(value)
 
-    add("saltctl_job_success", "Whether the last run succeeded.", success)
-    add("saltctl_job_exit_code", "The exit code of the last run.", code)
-    add("saltctl_job_duration_seconds", "How long the last run took.", seconds)
-    add("saltctl_job_last_run_timestamp_seconds", "When the last run ended.", now)
-    last_success = now if success else _read_last_success(file)
-    add(_LAST_SUCCESS, "When the last successful run ended; 0 before the first.", last_success)
-    for key, value in job.report.items():
-        if isinstance(value, bool | int | float):
-            add(f"saltctl_{command}_{key}", f"{key} in the report of saltctl {job.name}.", value)
+    add(JOB_SUCCESS, success)
+    add(JOB_EXIT_CODE, code)
+    add(JOB_DURATION, seconds)
+    add(JOB_LAST_RUN, now)
+    add(JOB_LAST_SUCCESS, now if success else _read_last_success(file))
+    for metric, more, value in figures_of(job.name, job.report):
+        add(metric, value, **more)
     try:
         replace_file(file, generate_latest(registry), "metrics file")
     except (OSError, ConfigurationError) as exc:
-        # The job is done or has failed for another reason, which this must not hide.
         warn(exc.message if isinstance(exc, SaltctlError) else f"cannot write the metrics file {str(file)!r}: {exc}")
 
 
@@ -242,4 +255,4 @@ def _read_last_success(file: Path) -> float:
             families = list(text_string_to_metric_families(stream.read(_MAX_METRICS_BYTES)))
     except (OSError, ValueError):
         return 0.0
-    return next((s.value for family in families for s in family.samples if s.name == _LAST_SUCCESS), 0.0)
+    return next((s.value for family in families for s in family.samples if s.name == JOB_LAST_SUCCESS.name), 0.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from saltctl.local.environment import LocalEnvironment
+from saltctl.metrics import FIGURES, unnamed_figures
 from tests.cli.commands import COMMANDS, Contract
 from tests.cli.conftest import Runner
 from tests.cli.tree import LEAVES, examples_of
@@ -54,6 +55,9 @@ def test_json_is_one_document_with_every_key(contract: Contract, saltctl: Runner
     assert records, "the call in commands.py must show at least one record"
     for record in records:
         assert [key for key in record if key in contract.keys] == list(contract.keys)
+        for job in (name for name in FIGURES if name == contract.name):
+            if job != "history audit" or "--all" in contract.args:
+                assert unnamed_figures(job, record) == [], "name the new numbers of the report in metrics.py"
         for key, inner in contract.nested.items():
             assert all(set(inner) <= set(item) for item in record[key])
 

@@ -12,29 +12,23 @@ from typing import TYPE_CHECKING
 from saltctl.cli.output import warn, write_json_line
 from saltctl.detection.events import METRICS, logger
 from saltctl.errors import ConfigurationError
+from saltctl.metrics import (
+    BACK_OFF,
+    PART_LATE,
+    REGISTRY_VERIFIED,
+    SERVICE_COUNTERS,
+    STREAM_LAG,
+    STREAM_PENDING,
+    THROTTLED_RESPONSES,
+    Metric,
+)
+from saltctl.stores.throttle_notes import throttles
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
-    from prometheus_client import Metric
+    from prometheus_client import Metric as Family
 
     from saltctl.detection.service import Service
-
-COUNTERS = {
-    "reports": ("saltctl_reports", "Entries of the heat stream that were handled."),
-    "acknowledged": ("saltctl_acknowledged", "Entries that were acknowledged."),
-    "stale": ("saltctl_stale", "Reports that were too old to raise."),
-    "dead": ("saltctl_dead_letters", "Entries that became dead letters."),
-    "lost": ("saltctl_lost", "Entries that were trimmed before they were handled."),
-    "claimed": ("saltctl_claimed", "Entries that were claimed from other consumers."),
-    "redelivered": ("saltctl_redelivered", "Entries that this consumer read again."),
-    "raised": ("saltctl_raises", "Raises that increased max_n."),
-    "unchanged": ("saltctl_raises_unchanged", "Raises that found max_n as high already."),
-    "clamped": ("saltctl_clamped", "Conversations that need more than the cap."),
-    "failures": ("saltctl_failures", "Batches and raises that failed."),
-    "rebuilds": ("saltctl_rebuilds", "Rebuilds of Redis."),
-    "unexpected": ("saltctl_unexpected_errors", "Exceptions that saltctl does not know; the log has their types."),
-}
-"""Name and help of the metric of each counter; Prometheus appends ``_total`` to the name."""
 
 
 class JsonLines(logging.Handler):
@@ -85,7 +79,7 @@ def serve_metrics(port: int, address: str, service: Service) -> Iterator[int]:
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
-    registry.register(_Collector(service))
+    registry.register(_Collector(service, service.settings.backup_table))
     try:
         server, thread = start_http_server(port, addr=address, registry=registry)
     except OSError as exc:
@@ -104,28 +98,33 @@ def serve_metrics(port: int, address: str, service: Service) -> Iterator[int]:
 @dataclass(frozen=True)
 class _Collector:
     service: Service
+    table: str
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         """Yield all metrics. Those of the stream are left out if Redis cannot be read."""
-        from prometheus_client.core import CounterMetricFamily as Counter
-        from prometheus_client.core import GaugeMetricFamily as Gauge
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        def family(metric: Metric, *samples: tuple[float, *tuple[str, ...]]) -> Family:
+            """Return a metric with its samples: a value, and the labels besides the table."""
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            made = kind(metric.name, metric.about, labels=metric.labels)
+            for value, *more in samples:
+                made.add_metric([self.table, *more], value)
+            return made
 
         service, stream, watcher = self.service, self.service.stream, self.service.fence_watcher
-        for field, (name, about) in COUNTERS.items():
-            yield Counter(name, about, value=getattr(service.counters, field))
-        yield Gauge("saltctl_back_off_seconds", "Seconds until the next batch.", service.back_off)
-        verified = watcher is not None and bool(watcher.verified)
-        yield Gauge("saltctl_registry_verified", "Whether Redis is verified.", verified)
+        for field, metric in SERVICE_COUNTERS.items():
+            yield family(metric, (getattr(service.counters, field),))
+        yield family(THROTTLED_RESPONSES, (throttles(),))
+        yield family(BACK_OFF, (service.back_off,))
+        yield family(REGISTRY_VERIFIED, (watcher is not None and bool(watcher.verified),))
         late = service.parts.late()
-        parts = Gauge("saltctl_part_late", "Whether a part has not done its work for a while.", labels=["part"])
-        for part in service.parts.names():
-            parts.add_metric([part], part in late)
-        yield parts
+        yield family(PART_LATE, *((part in late, part) for part in service.parts.names()))
         try:
             group = stream.info().group(stream.group)
         except Exception:  # the other metrics are needed most when something fails
             return
         if group is not None:
-            yield Gauge("saltctl_stream_pending", "Entries that are delivered and not acknowledged.", group.pending)
+            yield family(STREAM_PENDING, (group.pending,))
             if group.lag is not None:
-                yield Gauge("saltctl_stream_lag", "Entries that no instance has read.", group.lag)
+                yield family(STREAM_LAG, (group.lag,))

@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -21,6 +22,7 @@ from saltctl.cli.output import columns_of, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
 from saltctl.errors import ConfigurationError, ExitCode, SaltctlError, UsageError
 from saltctl.health.findings import WORST_FIRST, Finding, Status
+from saltctl.metrics import DOCTOR_CHECK, DOCTOR_MEASURES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +93,7 @@ def doctor(
         sys.stdout.write(plugin_output)
         raise typer.Exit(code)
     if form == "prometheus":
-        sys.stdout.write(prometheus(findings))
+        sys.stdout.write(prometheus(findings, _table(session)))
     else:
         rows = [{"name": f.check, "status": f.status, "detail": f.detail, "fix": f.fix or None} for f in findings]
         chosen = resolve_format(output, listing=False)
@@ -123,6 +125,13 @@ def _run(session: Session, only: list[str]) -> list[Finding]:
     commands = FixCommands(settings, session.root_options)
     facts = Facts(settings, commands, config_file=config_path(os.environ, session.config))
     return _in_force(run_checks(facts, checks))
+
+
+def _table(session: Session) -> str:
+    """Return the backup table; empty, which is no label to Prometheus, if the settings are not valid."""
+    with suppress(SaltctlError):
+        return session.settings.backup_table
+    return ""
 
 
 def _in_force(findings: Iterable[Finding]) -> list[Finding]:
@@ -221,15 +230,16 @@ def _measures(findings: Sequence[Finding]) -> dict[str, float]:
     return {name: value for finding in findings for name, value in finding.measures.items()}
 
 
-def prometheus(findings: Sequence[Finding]) -> str:
-    """Format Prometheus metrics: a gauge for each check and status, and one for each measure."""
+def prometheus(findings: Sequence[Finding], table: str) -> str:
+    """Format Prometheus metrics of a backup table: a gauge for each check and status, and one for each measure."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
     registry = CollectorRegistry()
-    checks = Gauge("saltctl_doctor_check", "1 for the status of a check.", ["check", "status"], registry=registry)
+    checks = Gauge(DOCTOR_CHECK.name, DOCTOR_CHECK.about, DOCTOR_CHECK.labels, registry=registry)
     for finding in findings:
         for status in get_args(Status):
-            checks.labels(finding.check, status).set(finding.status == status)
+            checks.labels(table, finding.check, status).set(finding.status == status)
     for name, value in _measures(findings).items():
-        Gauge(f"saltctl_doctor_{name}", f"{name} of saltctl doctor.", registry=registry).set(value)
+        if metric := DOCTOR_MEASURES.get(name):
+            Gauge(metric.name, metric.about, metric.labels, registry=registry).labels(table).set(value)
     return generate_latest(registry).decode()

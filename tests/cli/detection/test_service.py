@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 from saltctl.deployment import acl
 from saltctl.local.servers import LocalRedis
+from saltctl.metrics import SERVICE
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -94,9 +96,10 @@ def test_a_service_runs_until_a_signal(
     assert (raised["conversation_id"], raised["after"]) == ("hot\x1b[2J", 4)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         metrics = answer.read().decode()
-    assert "saltctl_raises_total 1.0" in metrics
-    assert "saltctl_registry_verified 1.0" in metrics
-    assert "saltctl_stream_lag 0.0" in metrics
+    labels = f'{{table="{configured.backup_table}"}}'
+    for sample in ("saltctl_raises_total{} 1.0", "saltctl_registry_verified{} 1.0", "saltctl_stream_lag{} 0.0"):
+        assert sample.replace("{}", labels) in metrics
+    assert set(re.findall(r"^saltctl_\w+", metrics, re.M)) == {metric.name for metric in SERVICE}
     assert health.exists()
     status = saltctl("service", "status", "--window", "50ms", "-o", "json").json
     assert (status["verdict"], status["alive"], status["verified"]) == ("ok", 1, True)
@@ -150,7 +153,7 @@ def test_a_late_part_shows_everywhere(
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         metrics = answer.read().decode()
     for part in ("loop", "fence_watcher", "metrics"):
-        assert f'saltctl_part_late{{part="{part}"}} 0.0' in metrics
+        assert f'saltctl_part_late{{part="{part}",table="{configured.backup_table}"}} 0.0' in metrics
 
 
 @pytest.mark.slow

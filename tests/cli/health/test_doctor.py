@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from saltctl.cli.health.doctor import draw, nagios, pasteable, prometheus
 from saltctl.health.findings import Finding, Status
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
+from saltctl.metrics import DOCTOR_MEASURES
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import create_client
 from tests.cli.conftest import Runner
@@ -31,7 +33,10 @@ def test_exit_codes_of_monitoring_formats(saltctl: Runner, seeded: LocalEnvironm
     assert saltctl("doctor", "--only", "lease", "--format", "nagios").code == 0
     outcome = saltctl("doctor", "--only", "stream-consumers", "--format", "prometheus")
     assert outcome.code == 3
-    assert 'saltctl_doctor_check{check="stream-consumers",status="fail"} 1.0\n' in outcome.out
+    table = f'table="{seeded.settings.backup_table}"'
+    assert f'saltctl_doctor_check{{check="stream-consumers",status="fail",{table}}} 1.0\n' in outcome.out
+    measures = set(re.findall(r"^(saltctl_doctor_\w+){table", saltctl("doctor", "--format", "prometheus").out, re.M))
+    assert measures == {metric.name for metric in DOCTOR_MEASURES.values()}
     assert saltctl("doctor", "--format", "nagios", "-o", "json").code == 2
 
 
@@ -200,7 +205,7 @@ def test_a_wrapped_command_is_the_same_command(width: int) -> None:
 
 
 FINDINGS = [
-    Finding("ok", "fine", "", {"lag": 12.5}, "a"),
+    Finding("ok", "fine", "", {"stream_lag": 12.5}, "a"),
     Finding("warn", "odd | \x1b[31m", "fix | it", {}, "b"),
     Finding("skip", "unknown", "", {}, "c"),
 ]
@@ -210,7 +215,7 @@ def test_nagios_output_and_exit_codes() -> None:
     """The first line has the status, and performance data after the only bar; control characters are escaped."""
     first, second = nagios(FINDINGS)[1].splitlines()
     assert first.startswith("SALTCTL WARNING - 3 checks: 1 ok, 1 warn, 0 fail, 1 skip (b) | failed=0 ")
-    assert first.endswith("lag=12.5")
+    assert first.endswith("stream_lag=12.5")
     assert "|" not in second
     assert "\x1b" not in second
     fails = [*FINDINGS, Finding("fail", "bad", "x", {}, "d")]
@@ -228,11 +233,12 @@ def test_prometheus_parses_the_metrics() -> None:
     """The parser of prometheus-client reads a gauge for each check and status, and the measures."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    families = {f.name: f.samples for f in text_string_to_metric_families(prometheus(FINDINGS))}
+    families = {f.name: f.samples for f in text_string_to_metric_families(prometheus(FINDINGS, "t"))}
     states = {(s.labels["check"], s.labels["status"]): s.value for s in families["saltctl_doctor_check"]}
     assert states["b", "warn"] == 1
     assert sum(states.values()) == len(FINDINGS)
-    assert families["saltctl_doctor_lag"][0].value == 12.5
+    (lag,) = families["saltctl_doctor_stream_lag"]
+    assert (lag.labels, lag.value) == ({"table": "t"}, 12.5)
 
 
 def test_a_probe_of_the_platform(saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
