@@ -4,7 +4,7 @@ from __future__ import annotations
 
 RESERVED_PREFIX = "saltctl-canary-"
 """Prefix of the reserved conversation ids, and of all their partition keys."""
-RESERVED: tuple[str, ...] = tuple(f"{RESERVED_PREFIX}{number}" for number in range(1, 4))
+RESERVED: tuple[str, ...] = tuple(f"{RESERVED_PREFIX}{number}" for number in range(1, 7))
 """The reserved conversation ids."""
 BOUND = 16
 """The largest N to which the canary raises them."""

@@ -9,9 +9,10 @@ CHECK_NAMES: tuple[str, ...] = (
     "read",
     "shared-read",
     "find",
-    "raise",
     "unfinished-raise",
+    "raise",
     "cool",
+    "late-merge",
     "foreign-client",
     "fork",
 )

@@ -122,6 +122,13 @@ class MemoryMessages:
             insort(self._order[partition_key], sort_key)
             return True
 
+    def delete(self, partition_key: str, sort_key: SortKey, marked: str) -> None:
+        """Delete one row if it has the attribute ``marked``."""
+        with self._lock.get():
+            if marked in self._partitions.get(partition_key, {}).get(sort_key, {}):
+                del self._partitions[partition_key][sort_key], self._sizes[partition_key, sort_key]
+                self._order[partition_key].remove(sort_key)
+
     def size(self) -> TableSize:
         """Return how large the table is."""
         return TableSize(len(self._sizes), sum(self._sizes.values()))

@@ -139,7 +139,8 @@ class _SharedConnections(Table):
 
     def send(self, operation: str, request: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         """Send a request, and return whatever arrives."""
-        response: dict[str, Any] = getattr(self.client, operation)(TableName=self.name, **request)
+        named = {} if operation == "batch_get_item" else {"TableName": self.name}
+        response: dict[str, Any] = getattr(self.client, operation)(**named, **request)
         return response
 
 

@@ -238,6 +238,16 @@ class MessagesTable(Table):
         with self.errors(self._where(partition_key)):
             return none_if_condition_fails(lambda: self.send("put_item", request)) is not None
 
+    def delete(self, partition_key: str, sort_key: SortKey, marked: str) -> None:
+        """Delete one row if it has the attribute ``marked``. It is safe to repeat."""
+        request = {
+            "Key": self._key(partition_key, sort_key),
+            "ConditionExpression": "attribute_exists(#saltctl_marked)",
+            "ExpressionAttributeNames": {"#saltctl_marked": marked},
+        }
+        with self.errors(self._where(partition_key)):
+            none_if_condition_fails(lambda: self.send("delete_item", request))
+
     def load(self, items: Iterable[Item]) -> None:
         """Write many rows, in batches of 25 and in any order; for seeding."""
         rows = iter(items)

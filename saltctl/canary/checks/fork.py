@@ -1,0 +1,143 @@
+"""A child that is forked while threads use the clients: parent and child never read each other's responses."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from saltctl.canary.checks.outcomes import Broken, Unjudged
+from saltctl.canary.clients import Client
+from saltctl.canary.new_rows import NewRow
+from saltctl.canary.operations import LookupAnswer, Put, Read
+from saltctl.canary.round import Round
+from saltctl.errors import SaltctlError
+
+_SECONDS = 20.0
+"""Time after which a child is killed: more than its requests take."""
+_REQUESTS = 4
+_CHUNK = 1 << 16
+
+
+def fork(on: Round) -> str:
+    """Write and read in two threads and in a forked child at the same time, by the same client."""
+    if not on.servers.forks or not hasattr(os, "fork"):
+        raise Unjudged("this platform cannot fork")
+    conversation = on.use(on.raised or on.steady)
+    rows = {name: [on.row(conversation) for _ in range(_REQUESTS)] for name in ("child", "thread 1", "thread 2")}
+    failures, ended = list[Exception](), threading.Event()
+
+    def work(name: str) -> None:
+        """Serve in a thread of the parent, at least until the child has ended."""
+        try:
+            _serve(on.by_redis, conversation, rows[name])
+            while not ended.is_set():
+                on.by_redis.read(conversation)
+        except Exception as exc:
+            failures.append(exc)
+
+    on.by_redis.read(conversation)  # so that there are connections that a child could take
+    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in rows if name != "child"]
+    for thread in threads:
+        thread.start()
+    try:
+        answer = _in_child(lambda: _served(on, conversation, rows["child"]))
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    _record(on, answer)
+    for exc in failures:
+        if not isinstance(exc, SaltctlError):
+            raise Broken(f"a thread that used a client during a fork ended with {exc!r:.200}")
+        raise exc
+    return f"a child and two threads, {_REQUESTS} messages each"
+
+
+def _serve(client: Client, conversation: str, rows: list[NewRow]) -> None:
+    for row in rows:
+        client.put(conversation, row)
+        client.read(conversation)
+
+
+def _served(on: Round, conversation: str, rows: list[NewRow]) -> dict[str, Any]:
+    """Serve in the child; return what was recorded, or the error."""
+    operations, error, code = on.recorder.operations, "", ""
+    for recorded in (operations.puts, operations.reads, operations.lookups):
+        recorded.clear()  # the parent has its own
+    try:
+        _serve(on.by_redis, conversation, rows)
+    except SaltctlError as exc:
+        error, code = exc.message, exc.code
+    except Exception as exc:
+        error = repr(exc)
+    return {
+        "puts": operations.puts,
+        "reads": operations.reads,
+        "lookups": operations.lookups,
+        "error": error,
+        "code": code,
+    }
+
+
+def _record(on: Round, answer: dict[str, Any]) -> None:
+    """Add the operations of the child to those of the round; raise what ended it."""
+    operations = on.recorder.operations
+    operations.puts += [Put(*put) for put in answer["puts"]]
+    operations.reads += [Read(*read)._replace(messages=tuple(read[4])) for read in answer["reads"]]
+    operations.lookups += [LookupAnswer(*lookup) for lookup in answer["lookups"]]
+    if answer["code"]:
+        raise Unjudged(f"in the child: {answer['error']}")
+    if answer["error"]:
+        raise Broken(f"a child that used a client of its parent ended with {answer['error']:.200}")
+
+
+def _in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of a function in a forked child, which is killed if it takes too long.
+
+    Raises Unjudged if the child gave no result: a lock of another library may have been held at the fork.
+    """
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
+        pid = os.fork()
+    if pid == 0:
+        _child(writing, work)
+    os.close(writing)
+    try:
+        return _received(reading)
+    finally:
+        os.close(reading)
+        os.kill(pid, signal.SIGKILL)  # it has not been waited for, so the id is its own
+        os.waitpid(pid, 0)
+
+
+def _child(writing: int, work: Callable[[], dict[str, Any]]) -> None:
+    """Send the result, and end; handlers, buffers and threads of the parent are not touched."""
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS)  # also if the parent dies
+        left = memoryview(json.dumps(work()).encode())
+        while left:
+            left = left[os.write(writing, left) :]
+    finally:
+        os._exit(0)
+
+
+def _received(reading: int) -> dict[str, Any]:
+    deadline, parts = time.monotonic() + _SECONDS, list[bytes]()
+    while (left := deadline - time.monotonic()) > 0 and select.select([reading], [], [], left)[0]:
+        if not (part := os.read(reading, _CHUNK)):
+            break
+        parts.append(part)
+    try:
+        answer: dict[str, Any] = json.loads(b"".join(parts))
+    except ValueError:
+        raise Unjudged(f"a forked child did not answer within {_SECONDS:.0f} s") from None
+    return answer

@@ -1,0 +1,11 @@
+"""Why a check says nothing in a round."""
+
+from __future__ import annotations
+
+
+class Unjudged(Exception):  # noqa: N818  nothing failed
+    """A check cannot be judged in this round, for this reason."""
+
+
+class Broken(Exception):  # noqa: N818  it is the result of a check
+    """A check found by itself, without the judges, that the promise is broken."""
