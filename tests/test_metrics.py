@@ -105,3 +105,12 @@ def test_an_age_of_what_never_was_is_left_out() -> None:
         "saltctl_history_audit_audited": 3,
         "saltctl_history_audit_sample_age_seconds": 1.5,
     }
+
+
+def test_the_topic_names_every_metric_and_no_other() -> None:
+    """``saltctl help metrics`` agrees with the module. Figures are written as a prefix and keys."""
+    topic = (PACKAGE / "help" / "metrics.txt").read_text(encoding="utf-8")
+    spelled = set(re.findall(r"\bsaltctl_[a-z_]+\b(?!_KEY|\.prom)", topic))
+    for prefix, keys in re.findall(r"(saltctl_\w+)KEY((?:\s+(?!saltctl)[a-z_]+)+)", topic):
+        spelled |= {f"{prefix}{key}" for key in keys.split()}
+    assert spelled == {metric.name for metric in all_metrics()}

@@ -1,61 +1,73 @@
-"""Prometheus alerting rules for the metrics of ``service run --metrics-port``."""
+"""Prometheus alerting rules for the metrics of the service and of scheduled jobs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from saltctl.deployment import kubernetes, systemd
+from saltctl.deployment.alert_rules import Alert, Series, capacity, detection, expected, promise, staleness
 from saltctl.settings import Settings
 
-_SCRAPING = f"""\
-# Prometheus must scrape each instance. The rules name metrics only, so the scrape job may have any name:
+_HEAD = f"""\
+# Rules for one registry: @TABLE@. Each other one needs a file of its own, by the same command in its
+# context. The expressions select its metrics by the label table, so the scrape jobs may have any name.
+#
+# Prometheus must scrape each instance of the service:
 #   - job_name: saltctl
 #     static_configs:
 #       - targets: ["HOST:{systemd.PORT_PREFIX}1", "HOST:{systemd.PORT_PREFIX}2"]
 # These are saltctl-service@1 and @2 of `saltctl service emit systemd`. The pods of `saltctl service emit kubernetes`
 # have the annotations prometheus.io/scrape and prometheus.io/port: {kubernetes.METRICS_PORT}.
+# The metrics of jobs are the files of --metrics-file, by the textfile collector of the node exporter.
+#
+# `saltctl help metrics` explains the metrics. Thresholds fit jobs that run as in the README's crontab, and scrapes
+# each minute or more often: if yours run less often, change the number after > and the duration after for.
 """
+_ABOUT = {
+    "promise": "Readers may miss messages, or the proof that they do not has failed.",
+    "detection": "The service, and the heat stream.",
+    "capacity": """\
+Limits. The throttling of tables by other clients: `saltctl throttle alarms create`. The memory of Redis: a
+check of `saltctl doctor --format prometheus`, if its output is collected.""",
+    "staleness": "Jobs that have run once: a job without a metrics file is silent here. 900 seconds are 15 minutes.",
+    "expected": """\
+What the README's crontab runs, and the service. DELETE the alerts of what you do not run: they fire for ever.
+CronJobs of Kubernetes write no metrics file: watch kube_cronjob_status_last_successful_time there.""",
+}
 
 
 def rules(settings: Settings) -> str:
-    """Return a file of rules, each with a ``runbook``.
+    """Return a file of rules for the registry of these settings, each with a command that helps and a ``runbook``."""
+    of = Series(settings.backup_table)
+    groups = {
+        "promise": promise(of),
+        "detection": detection(of),
+        "capacity": capacity(of, settings),
+        "staleness": staleness(of),
+        "expected": expected(of),
+    }
+    text = _HEAD.replace("@TABLE@", settings.backup_table) + "groups:\n"
+    for name, alerts in groups.items():
+        text += "".join(f"  # {line}\n" for line in _ABOUT[name].split("\n")) + f"  - name: saltctl-{name}\n"
+        text += "    rules:\n" + _formatted(alerts)
+    return text
 
-    Both sides of ``and`` are aggregates: it keeps only what has the same labels on both sides.
-    """
-    alerts = (
-        ("SaltctlServiceDown", "absent(saltctl_registry_verified)", "1m", "critical",
-         "Prometheus has no metrics of a hot partition service: if none runs, hot conversations are not detected",
-         "saltctl service status", "service-down"),
-        ("SaltctlRedisUnverified", "min(saltctl_registry_verified) == 0", "1m", "critical",
-         "The registry in Redis is not verified: every lookup asks the backup", "saltctl rebuild", "redis-restarted"),
-        ("SaltctlStreamLagging", "max(saltctl_stream_lag) > 10000 and max(deriv(saltctl_stream_lag[5m])) >= 0",
-         "5m", "warning", "The heat stream grows faster than it is read", "saltctl stream status", "stream-backlog"),
-        ("SaltctlStreamStalled", "max(saltctl_stream_lag) > 0 and sum(rate(saltctl_reports_total[2m])) == 0", "2m",
-         "critical", "Heat reports wait, and the service handles none of them", "saltctl stream status",
-         "stream-backlog"),
-        ("SaltctlBackingOff", "max(saltctl_back_off_seconds) > 0", "2m", "warning",
-         "The service backs off: DynamoDB or Redis fails", "saltctl service status", "service-down"),
-        ("SaltctlPartLate", "max by (part) (saltctl_part_late) > 0", "1m", "critical",
-         "A part of the service has not done its work for a while; its log says why", "saltctl service status",
-         "service-down"),
-        ("SaltctlUnexpectedErrors", "increase(saltctl_unexpected_errors_total[10m]) > 0", "0m", "warning",
-         "The service met exceptions that it does not know; its log has their types", "saltctl service status",
-         "service-down"),
-        ("SaltctlEntriesLost", "increase(saltctl_lost_total[10m]) > 0", "0m", "critical",
-         "Entries of the heat stream were trimmed before they were handled", "saltctl stream status", "stream-backlog"),
-        ("SaltctlClamped", "increase(saltctl_clamped_total[10m]) > 0", "0m", "warning",
-         f"A conversation needs more than the cap of {settings.max_n_cap} salts", "saltctl registry list --sort n",
-         "throttled"),
-        ("SaltctlDeadLetters", "increase(saltctl_dead_letters_total[10m]) > 0", "0m", "warning",
-         "Entries of the heat stream could not be handled", "saltctl stream dead list", "stream-backlog"),
-    )  # fmt: skip
-    text = _SCRAPING + "groups:\n  - name: saltctl\n    rules:\n"
-    for name, expression, lasting, severity, summary, command, topic in alerts:
+
+def _formatted(alerts: Iterable[Alert]) -> str:
+    """Return the rules of a group. A JSON string is one of YAML, too."""
+    text = ""
+    for alert in alerts:
         text += (
-            f"      - alert: {name}\n        expr: {json.dumps(expression)}\n        for: {lasting}\n"
-            f"        labels:\n          severity: {severity}\n"
-            f"        annotations:\n          summary: {json.dumps(summary)}\n"
-            f"          command: {json.dumps(command)}\n"
-            f"          runbook: saltctl help {topic}\n"
+            f"      - alert: {alert.name}\n        expr: {_quoted(alert.expression)}\n"
+            f"        for: {alert.lasting}\n        labels:\n          severity: {alert.severity}\n"
+            f"        annotations:\n          summary: {json.dumps(alert.summary)}\n"
+            f"          command: {json.dumps(alert.command)}\n"
+            f"          runbook: saltctl help {alert.topic}\n"
         )
     return text
+
+
+def _quoted(expression: str) -> str:
+    """Return an expression as a string of YAML in which its own quotes need no escape."""
+    return "'" + expression.replace("'", "''") + "'"

@@ -15,6 +15,7 @@ from saltctl.deployment import kubernetes, systemd
 from saltctl.deployment.alerts import rules
 from saltctl.metrics import all_metrics
 from saltctl.settings import Settings
+from tests.deployment.alert_scenarios import SCENARIOS, labels_of
 
 PROMTOOL = shutil.which("promtool")
 
@@ -24,21 +25,31 @@ def test_the_rules_follow_the_settings() -> None:
     assert "the cap of 64" in rules(Settings(max_n_cap=64))
 
 
-def test_alert_rules_name_metrics_that_exist() -> None:
-    """Every metric in the rules is one that the service serves."""
-    served = {metric.name for metric in all_metrics()}
-    named = set(re.findall(r"\bsaltctl_[a-z_]+", rules(Settings())))
-    assert named
-    assert named <= served
+def expressions() -> dict[str, str]:
+    """The expression of each alert by its name."""
+    found = re.findall(r"- alert: Saltctl(\w+)\n +expr: (.+)", rules(Settings()))
+    assert len(found) == rules(Settings()).count("- alert: ")
+    return {name: expression[1:-1].replace("''", "'") for name, expression in found}
 
 
-def test_both_sides_of_and_have_the_same_labels() -> None:
-    """``and`` keeps only what has the same labels on both sides: aggregates have none."""
-    expressions = [json.loads(line) for line in re.findall(r"expr: (.+)", rules(Settings()))]
-    sides = [side for expression in expressions if " and " in expression for side in expression.split(" and ")]
-    assert sides
-    for side in sides:
-        assert re.match(r"(min|max|sum)\(", side), side
+@pytest.mark.parametrize(("name", "expression"), expressions().items())
+def test_an_alert_selects_metrics_that_exist(name: str, expression: str) -> None:
+    """Every metric in the rules is one that is exported, with the labels that are selected and aggregated by."""
+    exported = {metric.name: metric.labels for metric in all_metrics()}
+    selected = re.findall(r"(saltctl_\w+)(?:{([^}]*)})?", expression)
+    assert selected
+    for metric, matchers in selected:
+        labels = re.findall(r'(\w+)=~?"[^"]*"', matchers)
+        assert ("table" in labels, set(labels) <= set(exported[metric])) == (True, True), metric
+    for by, inside in re.findall(r"by \(([^)]+)\) \(+(?:\w+\(+)*(saltctl_\w+)", expression):
+        assert set(by.split(", ")) <= {*exported[inside], "instance"}, inside
+
+
+def test_the_rules_are_those_of_one_registry() -> None:
+    """Two registries on one Prometheus have two files, and an alert of either says which."""
+    text = rules(Settings(backup_table="prod-registry"))
+    assert "Rules for one registry: prod-registry." in text
+    assert set(re.findall(r'table="([^"]*)"', text)) == {"prod-registry", ""}
 
 
 def test_the_alerts_watch_what_the_other_files_serve() -> None:
@@ -71,34 +82,47 @@ def test_prometheus_accepts_the_rules(tmp_path: Path) -> None:
     assert f"SUCCESS: {rules(Settings()).count('- alert: ')} rules found" in done.stdout
 
 
+def test_each_alert_has_a_scenario() -> None:
+    """Each one fires in one scenario at least; promtool shows that it does."""
+    fired = {alert.partition(" ")[0] for scenario in SCENARIOS for alert in scenario.alerts}
+    assert fired == set(expressions())
+    assert {scenario.step for scenario in SCENARIOS} == {1, 10, 30, 60}, "the steps that promtool is tested with"
+
+
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed; Debian has it in prometheus")
-def test_the_alerts_fire(tmp_path: Path) -> None:
-    """``promtool test rules``: a lag that grows, seen by two instances; and no instance at all."""
-    growing = [
-        {"series": f'{name}{{instance="{instance}", job="any"}}', "values": values}
-        for instance in ("a", "b")
-        for name, values in (("saltctl_stream_lag", "9000+1000x20"), ("saltctl_registry_verified", "1x20"))
-    ]
-    expected = {"SaltctlStreamLagging": (growing, "warning"), "SaltctlServiceDown": ([], "critical")}
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "step", [1, *(pytest.param(step, marks=pytest.mark.exhaustive) for step in (10, 30, 60))], ids="every {} min".format
+)
+def test_the_alerts_fire(step: int, tmp_path: Path) -> None:
+    """``promtool test rules``: in each scenario these alerts fire and no others, and not for another registry."""
+    severities = dict(re.findall(r"- alert: Saltctl(\w+)(?:\n {8}.+)+?severity: (\w+)", rules(Settings())))
     cases = [
         {
-            "interval": "1m",
-            "input_series": series,
+            "name": scenario.name,
+            "interval": f"{step}m",
+            "input_series": scenario.series(),
             "alert_rule_test": [
                 {
-                    "eval_time": "15m",
-                    "alertname": name,
-                    "exp_alerts": [{"exp_labels": {"severity": severity}}] if name == firing else [],
+                    "eval_time": f"{scenario.at}m",
+                    "alertname": f"Saltctl{name}",
+                    "exp_alerts": [
+                        {"exp_labels": labels_of(alert, severity, scenario.name)}
+                        for alert in scenario.alerts
+                        if alert.partition(" ")[0] == name
+                    ],
                 }
-                for name in expected
+                for name, severity in severities.items()
             ],
         }
-        for firing, (series, severity) in expected.items()
+        for scenario in SCENARIOS
+        if scenario.step == step
     ]
     # Annotations are not compared: their texts are those of the rules.
     text = re.sub(r" +annotations:\n(?: {10}.+\n)+", "", rules(Settings()))
     (tmp_path / "rules.yaml").write_text(text)
-    (tmp_path / "test.yaml").write_text(json.dumps({"rule_files": ["rules.yaml"], "tests": cases}))
+    tests = {"rule_files": ["rules.yaml"], "evaluation_interval": f"{step}m", "tests": cases}
+    (tmp_path / "test.yaml").write_text(json.dumps(tests))
     run = [PROMTOOL or "", "test", "rules", str(tmp_path / "test.yaml")]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
