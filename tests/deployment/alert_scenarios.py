@@ -23,7 +23,7 @@ _GAUGES = {
     "saltctl_rebuild_verified{rebuild}": "1",
     "saltctl_stream_replay_dead{stream_replay}": "0",
     "saltctl_stream_replay_trimmed_pending{stream_replay}": "0",
-    "saltctl_history_audit_found{history_audit}": "0",
+    **{f"saltctl_history_audit_{n}{{history_audit}}": "0" for n in ("found", "orphans", "lost")},
     "saltctl_history_audit_oldest_age_seconds{history_audit}": "3600",
     "saltctl_history_audit_sample_age_seconds{history_audit}": "3600",
     "saltctl_doctor_check{doctor}": "0",
@@ -107,6 +107,7 @@ _NOTHING = _without(*JOBS) | dict.fromkeys([*_SERVICE, "saltctl_doctor_check{doc
 _MISSING = ("CanaryMissing", "RebuildMissing", "SetupMissing", "StreamReplayMissing")
 _SLOW_MISSING = ("CompareMissing", "HistoryAuditMissing")
 _UP = "0+1x60"
+_FOUND, _ORPHANS = ("saltctl_history_audit_found{history_audit}", "saltctl_history_audit_orphans{history_audit}")
 _DAY = 24 * 60
 
 SCENARIOS = (
@@ -125,10 +126,17 @@ SCENARIOS = (
     Scenario("a canary failed once", {"saltctl_canary_ok{canary}@a": "1x17 0 1x20"}, ("CanaryFailed instance=a",)),
     Scenario("a canary failed long ago", {"saltctl_canary_ok{canary}@a": "1x5 0 1x60"}),
     Scenario("a canary cannot judge", dict.fromkeys(("saltctl_canary_ok{canary}", "saltctl_canary_check_ok{check}"))),
-    Scenario("the audit found", {"saltctl_history_audit_found{history_audit}@a": "2"}, ("AuditFound",)),
+    Scenario("the audit found", {_FOUND + "@a": "2", _ORPHANS + "@a": "9"}, ("AuditFound",)),
+    Scenario("an entry is lost", {"saltctl_history_audit_lost{history_audit}@b": "1"}, ("AuditFound",)),
+    Scenario(
+        "the audit found, and its last run failed",
+        {_ORPHANS: "9x17 _x8", _last("run", "history_audit"): "0+60x27"},
+        ("AuditFound",),
+    ),
+    Scenario("the audit could not judge", {_FOUND: "1"}, ("AuditUnsure",), 100, 10),
     Scenario(
         "the audit found, on a host that no longer runs it",
-        {"saltctl_history_audit_found{history_audit}@a": "2", _last("run", "history_audit") + "@a": "0"},
+        {_ORPHANS + "@a": "9", _last("run", "history_audit") + "@a": "0"},
         at=2 * _DAY,
         step=10,
     ),
@@ -200,15 +208,19 @@ SCENARIOS = (
     Scenario(
         "rebuild stopped on one host of two", {_last(what, "rebuild") + "@a": "60" for what in ("run", "success")}
     ),
-    *(
-        Scenario(
-            f"{job} fails for days",
-            {_last("success", job): "0", f"saltctl_job_success{{{job}}}": "0"},
-            (f"{alert}Stale", "JobFailing"),
-            2 * _DAY,
-            10,
-        )
-        for job, alert in (("compare", "Compare"), ("history_audit", "HistoryAudit"))
+    Scenario(
+        "compare fails for days",
+        {_last("success", "compare"): "0", "saltctl_job_success{compare}": "0"},
+        ("CompareStale", "CompareFailing"),
+        2 * _DAY,
+        10,
+    ),
+    Scenario(
+        "the audit stopped",
+        {_last(what, "history_audit"): "0" for what in ("run", "success")},
+        ("HistoryAuditStale",),
+        100,
+        10,
     ),
     Scenario(
         "a job has no valid settings",
@@ -249,13 +261,11 @@ _COMMANDS = {"Canary": "canary", "Rebuild": "rebuild", "Setup": "setup", "Stream
 }
 
 
-def labels_of(alert: str, severity: str, scenario: str) -> dict[str, str]:
+def labels_of(alert: str, severity: str) -> dict[str, str]:
     """Return all labels of a firing alert, which is named as in a scenario."""
     name, _, more = alert.partition(" ")
     labels = {"severity": severity, "table": TABLE} | dict(pair.split("=") for pair in more.split(",") if pair)
     if name == "JobMisconfigured":
         return {label: value for label, value in labels.items() if label != "table"}
-    if name == "JobFailing":
-        return labels | {"command": scenario.split(maxsplit=1)[0]}
-    command = _COMMANDS.get(name.removesuffix("Stale").removesuffix("Missing"))
+    command = _COMMANDS.get(name.removesuffix("Stale").removesuffix("Missing").removesuffix("Failing"))
     return labels if command is None else labels | {"command": command}

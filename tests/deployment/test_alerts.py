@@ -107,7 +107,7 @@ def test_the_alerts_fire(step: int, tmp_path: Path) -> None:
                     "eval_time": f"{scenario.at}m",
                     "alertname": f"Saltctl{name}",
                     "exp_alerts": [
-                        {"exp_labels": labels_of(alert, severity, scenario.name)}
+                        {"exp_labels": labels_of(alert, severity)}
                         for alert in scenario.alerts
                         if alert.partition(" ")[0] == name
                     ],
