@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from saltctl.canary.checks.outcomes import Broken, Unjudged
 from saltctl.canary.clients import Client
@@ -21,41 +21,40 @@ from saltctl.errors import SaltctlError
 
 _SECONDS = 20.0
 """Time after which a child is killed: more than its requests take."""
-_REQUESTS = 4
+_REQUESTS = 2
 _CHUNK = 1 << 16
 
 
 def fork(on: Round) -> str:
-    """Write and read in two threads and in a forked child at the same time, by the same client."""
+    """Fork a child, and then write and read in it and in two threads of the parent at the same time.
+
+    Before the fork all connections are idle, so that a client that shares them takes the same ones in both processes.
+    """
     if not on.servers.forks or not hasattr(os, "fork"):
         raise Unjudged("this platform cannot fork")
     conversation = on.use(on.raised or on.steady)
     rows = {name: [on.row(conversation) for _ in range(_REQUESTS)] for name in ("child", "thread 1", "thread 2")}
-    failures, ended = list[Exception](), threading.Event()
+    failures = list[Exception]()
 
     def work(name: str) -> None:
-        """Serve in a thread of the parent, at least until the child has ended."""
+        """Serve in a thread of the parent."""
         try:
             _serve(on.by_redis, conversation, rows[name])
-            while not ended.is_set():
-                on.by_redis.read(conversation)
         except Exception as exc:
             failures.append(exc)
 
-    on.by_redis.read(conversation)  # so that there are connections that a child could take
-    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in rows if name != "child"]
-    for thread in threads:
-        thread.start()
-    try:
-        answer = _in_child(lambda: _served(on, conversation, rows["child"]))
-    finally:
-        ended.set()
+    on.by_redis.read(conversation)  # so that there are connections
+    with _Child(lambda: _served(on, conversation, rows["child"])) as child:
+        threads = [threading.Thread(target=work, args=(name,)) for name in rows if name != "child"]
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()
+        answer = child.answer()
     _record(on, answer)
     for exc in failures:
         if not isinstance(exc, SaltctlError):
-            raise Broken(f"a thread that used a client during a fork ended with {exc!r:.200}")
+            raise Broken(f"a thread that used a client after a fork ended with {exc!r:.200}")
         raise exc
     return f"a child and two threads, {_REQUESTS} messages each"
 
@@ -98,27 +97,44 @@ def _record(on: Round, answer: dict[str, Any]) -> None:
         raise Broken(f"a child that used a client of its parent ended with {answer['error']:.200}")
 
 
-def _in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the result of a function in a forked child, which is killed if it takes too long.
+class _Child:
+    """A forked child that runs a function. At the end of the block it is killed, if it has not ended, and reaped."""
 
-    Raises Unjudged if the child gave no result: a lock of another library may have been held at the fork.
-    """
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
-        pid = os.fork()
-    if pid == 0:
-        _child(writing, work)
-    os.close(writing)
-    try:
-        return _received(reading)
-    finally:
-        os.close(reading)
-        os.kill(pid, signal.SIGKILL)  # it has not been waited for, so the id is its own
-        os.waitpid(pid, 0)
+    def __init__(self, work: Callable[[], dict[str, Any]]) -> None:
+        self._reading, writing = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
+            self._pid = os.fork()
+        if self._pid == 0:
+            _run(writing, work)
+        os.close(writing)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._reading)
+        os.kill(self._pid, signal.SIGKILL)  # it has not been waited for, so the id is its own
+        os.waitpid(self._pid, 0)
+
+    def answer(self) -> dict[str, Any]:
+        """Return the result of the function.
+
+        Raises Unjudged if there is none in time: a lock of another library may have been held at the fork.
+        """
+        deadline, parts = time.monotonic() + _SECONDS, list[bytes]()
+        while (left := deadline - time.monotonic()) > 0 and select.select([self._reading], [], [], left)[0]:
+            if not (part := os.read(self._reading, _CHUNK)):
+                break
+            parts.append(part)
+        try:
+            answer: dict[str, Any] = json.loads(b"".join(parts))
+        except ValueError:
+            raise Unjudged(f"a forked child did not answer within {_SECONDS:.0f} s") from None
+        return answer
 
 
-def _child(writing: int, work: Callable[[], dict[str, Any]]) -> None:
+def _run(writing: int, work: Callable[[], dict[str, Any]]) -> None:
     """Send the result, and end; handlers, buffers and threads of the parent are not touched."""
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -128,16 +144,3 @@ def _child(writing: int, work: Callable[[], dict[str, Any]]) -> None:
             left = left[os.write(writing, left) :]
     finally:
         os._exit(0)
-
-
-def _received(reading: int) -> dict[str, Any]:
-    deadline, parts = time.monotonic() + _SECONDS, list[bytes]()
-    while (left := deadline - time.monotonic()) > 0 and select.select([reading], [], [], left)[0]:
-        if not (part := os.read(reading, _CHUNK)):
-            break
-        parts.append(part)
-    try:
-        answer: dict[str, Any] = json.loads(b"".join(parts))
-    except ValueError:
-        raise Unjudged(f"a forked child did not answer within {_SECONDS:.0f} s") from None
-    return answer
