@@ -11,13 +11,15 @@ from typing import Any
 
 from saltctl.canary.canary import Canary
 from saltctl.canary.classes import Classes
-from saltctl.canary.conversations import BOUND
+from saltctl.canary.conversations import BOUND, RESERVED
 from saltctl.canary.ground_truth import GroundTruth, read_ground_truth
 from saltctl.canary.report import CanaryReport
 from saltctl.canary.round import Servers
 from saltctl.errors import BackupLostError, UnverifiedError
 from saltctl.settings import Settings
+from saltctl.stores.contracts.registry import BackupEntry, Cooling, Raise
 from saltctl.testing import MemoryBackup, MemoryMessages, MemoryRedis
+from saltctl.times import iso_utc
 
 CHANGES = ("put", "delete", "merge", "raise_max_n", "commit_write_n", "replace")
 
@@ -107,6 +109,15 @@ class World:
             check_lost=refuse_empty_table,
         )
         return Canary(servers, allow_cooling=allow_cooling, rng=random.Random(seed), now=lambda: self.at + skew)
+
+    def age(self) -> None:
+        """Leave the reserved conversations as long use does: raised to BOUND, and cooled again."""
+        boundary = f"{iso_utc(self.at - timedelta(seconds=1))}#m1"
+        cooling = Cooling(2, 1, 1, era=2, recent_n=1, boundary=boundary, narrowed_at=iso_utc(self.at))
+        for conversation in RESERVED:
+            entry = BackupEntry(conversation, BOUND, 1, (Raise(1, "", "", "", cooled=True),), cooling)
+            self.backup.items[conversation] = entry
+            self.redis.merge(conversation, entry.entry)
 
     def rounds(self, canary: Canary, number: int, step: float = 61.0) -> list[CanaryReport]:
         """Run rounds, with time between them; return the reports."""

@@ -8,6 +8,7 @@ from tests.canary.memory import World, failed
 from tests.checker.mutants import MUTANTS
 
 
+@pytest.mark.parametrize("aged", [False, True])
 @pytest.mark.parametrize(
     ("mutant", "check", "rounds"),
     [
@@ -17,9 +18,14 @@ from tests.checker.mutants import MUTANTS
         ("boundary-in-the-past", "cool", 4),
     ],
 )
-def test_a_mutant_is_found_by_its_check(mutant: str, check: str, rounds: int) -> None:
-    """A raise in another order, a read that joins one in progress, and a boundary below messages."""
+def test_a_mutant_is_found_by_its_check(mutant: str, check: str, rounds: int, aged: bool) -> None:
+    """A raise in another order, a read that joins one in progress, and a boundary below messages.
+
+    Also if all reserved conversations were raised and cooled before, so that their max_n stays.
+    """
     world = World()
+    if aged:
+        world.age()
     with world.canary(classes=MUTANTS[mutant].classes) as canary:
         found = failed(world.rounds(canary, rounds))
     assert any(one.startswith(check) for one in found), found

@@ -88,7 +88,7 @@ class Trouble:
 
     def _kill(self) -> None:
         """Kill, start again, with its data or without it; lose the table with its data, and recover it."""
-        while not self._stop.wait(BETWEEN_KILLS):
+        while not self._stop.is_set():
             self.kills += 1
             self.environment.redis.kill()
             loses = self.kills % 2 == 1
@@ -99,6 +99,7 @@ class Trouble:
             self.environment.redis.start()
             if loses and self.loses_table:
                 self._recover()
+            self._stop.wait(BETWEEN_KILLS)
 
     def _keep_verified(self) -> None:
         while not self._stop.wait(1.0):

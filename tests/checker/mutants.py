@@ -73,7 +73,8 @@ class RedisBeforeBackup(Registry):
     def __init__(self, store: Any, backup: Any, **options: Any) -> None:
         class Backup(_Wrapped):
             def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
-                store.merge(conversation_id, entry.n)
+                held = backup.get(conversation_id) or BackupEntry(conversation_id, 1, 1)
+                store.merge(conversation_id, held.raised(entry).entry)
                 outcome: RaiseOutcome = backup.raise_max_n(conversation_id, entry)
                 return outcome
 
