@@ -6,5 +6,5 @@ RESERVED_PREFIX = "saltctl-canary-"
 """Prefix of the reserved conversation ids, and of all their partition keys."""
 RESERVED: tuple[str, ...] = tuple(f"{RESERVED_PREFIX}{number}" for number in range(1, 7))
 """The reserved conversation ids."""
-BOUND = 16
-"""The largest N to which the canary raises them."""
+BOUND = 8
+"""The largest N to which the canary raises them. Every read costs as many queries; a larger one shows no more."""

@@ -16,7 +16,7 @@ from saltctl.canary.ground_truth import OLD, GroundTruth, MarkedRows, delete_old
 from saltctl.canary.judge import Violation, check_lookups, check_reads
 from saltctl.canary.new_rows import NewRow, NewRows
 from saltctl.canary.operations import BackupLoss, LookupAnswer, Operations, Put, RaiseAttempt, Read
-from saltctl.errors import SaltctlError
+from saltctl.errors import SaltctlError, UnavailableError
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, RegistryIdentity, RegistryStore
 
@@ -122,14 +122,17 @@ class Round:
     def judge(self) -> tuple[list[Violation], SaltctlError | None]:
         """Return all violations, and why reads could not be judged; None if they were.
 
-        A message that is gone at the end was deleted by another canary, so reads need not have it.
+        A message that is gone at the end was deleted by another canary, so reads need not have it. Nothing is judged if
+        the backup was lost meanwhile: work in progress then is outside the promise. The next round judges the recovery.
         """
         operations, reason = self.recorder.operations, None
         try:
             last = {conversation: self._ground_truth(conversation) for conversation in self.truths}
         except SaltctlError as exc:
             reason, last = exc, {}
-        losses = self._losses()
+        losses, lost = self._losses()
+        if lost is not None:
+            return [], lost
         lookups = check_lookups(operations.lookups, [*operations.raises, *self._ceilings()], operations.puts, losses)
         found = list(lookups)
         for conversation, truth in last.items():
@@ -141,13 +144,16 @@ class Round:
         """Delete old rows of the conversations of this round; return how many. Raises SaltctlError."""
         return sum(delete_old_rows(self.servers.table, truth, self.now()) for truth in self.truths.values())
 
-    def _losses(self) -> list[BackupLoss]:
-        """Return the loss of the backup if it is, or may be, another one by now: it is excused then."""
+    def _losses(self) -> tuple[list[BackupLoss], SaltctlError | None]:
+        """Return the loss of the backup that there may have been, and the one that there was."""
         try:
-            lost = self.servers.identify().registry_id != self.identity.registry_id
-        except SaltctlError:
-            lost = True
-        return [BackupLoss(self.began, self.recorder.clock(), 0.0, both=True)] if lost else []
+            if self.servers.identify().registry_id == self.identity.registry_id:
+                return [], None
+        except UnavailableError:
+            return [BackupLoss(self.began, self.recorder.clock(), 0.0, both=True)], None
+        except SaltctlError as exc:
+            return [], exc
+        return [], UnavailableError("the registry was recovered, as another one, during this round")
 
     def _ceilings(self) -> list[RaiseAttempt]:
         """Return what others may have raised the conversations to: BOUND, or what the backup holds."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 
+from saltctl.canary.conversations import BOUND
 from saltctl.canary.new_rows import NewRow, NewRows
 from saltctl.errors import RefusedError
 from saltctl.history.sort_key_form import learn_form
@@ -41,7 +42,7 @@ def test_sort_keys_have_the_form_of_the_table(sort_type: Literal["S", "N"], form
     learned = learn_form(keys, NOW, form)
     assert learned.name == (form or ("iso" if sort_type == "S" else "epoch-ms"))
     assert learned.bound(NOW) <= keys[0] < learned.bound(NOW + timedelta(seconds=1)) < keys[1]  # type: ignore[operator]
-    assert {salt_of(row.message_id, 16) for row in made} == {15}
+    assert {salt_of(row.message_id, n) for row in made for n in (2, 4, BOUND)} == {1, 3, BOUND - 1}
     assert len({row.message_id for row in made}) == 4
 
 

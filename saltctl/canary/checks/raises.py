@@ -14,7 +14,7 @@ from saltctl.stores.contracts.registry import BackupEntry
 from saltctl.times import parse_iso
 
 _STEP = 4
-"""The factor of a raise: three raises of a sealed conversation reach BOUND."""
+"""The factor of a raise: two raises of a sealed conversation reach BOUND."""
 _CHANGES = (1, 2, 3)
 _MOST_COOLED = 2
 """Conversations that are cooled in one round."""
