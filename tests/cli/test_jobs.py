@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from saltctl.cli.files import is_special, replace_file
-from saltctl.cli.jobs import drain
+from saltctl.cli.jobs import Job, drain, write_metrics
+from saltctl.cli.session import Session
 from saltctl.cli.signals import arguments
 from saltctl.errors import ConfigurationError
 from saltctl.local.servers import LocalRedis
+from saltctl.metrics import CANARY_CHECK_OK, FIGURES, JOB, JobName
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -25,6 +27,7 @@ from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
+from tests.support.exported import exported_names
 
 LINE_KEYS = ["at", "level", "event", "run", "outcome", "exit_code", "seconds"]
 
@@ -139,6 +142,18 @@ def test_metrics_are_written_at_success(
     assert any(name.startswith(f"saltctl_{'_'.join(job)}_") for name in found)
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
     assert [path.name for path in tmp_path.glob("*saltctl.prom*")] == ["saltctl.prom"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_metrics_file_has_every_metric_of_its_job(name: JobName, configured: Settings, tmp_path: Path) -> None:
+    """Each number of the report, and each check that was judged, is exported as the module of metrics says."""
+    checks = [{"name": check, "ok": ok, "detail": ""} for check, ok in (("a", True), ("b", False), ("c", None))]
+    report = dict.fromkeys(FIGURES[name], 1.5) | {"checks": checks, "text": "", "null": None}
+    write_metrics(tmp_path / "x.prom", Job(name, cron=True, report=report), Session(), 3, 1.5)
+    text = (tmp_path / "x.prom").read_text(encoding="utf-8")
+    checked = [CANARY_CHECK_OK] if name == "canary" else []
+    assert exported_names(text) == {metric.name for metric in (*JOB, *FIGURES[name].values(), *checked)}
+    assert text.count("saltctl_canary_check_ok{") == 2 * len(checked)
 
 
 @pytest.mark.slow

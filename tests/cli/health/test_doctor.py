@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,11 +17,12 @@ from saltctl.cli.health.doctor import draw, nagios, pasteable, prometheus
 from saltctl.health.findings import Finding, Status
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
-from saltctl.metrics import DOCTOR_MEASURES
+from saltctl.metrics import DOCTOR_CHECK, DOCTOR_MEASURES
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import create_client
 from tests.cli.conftest import Runner
 from tests.support.aws_stub import AwsStub
+from tests.support.exported import exported_names
 
 
 @pytest.mark.slow
@@ -35,8 +35,8 @@ def test_exit_codes_of_monitoring_formats(saltctl: Runner, seeded: LocalEnvironm
     assert outcome.code == 3
     table = f'table="{seeded.settings.backup_table}"'
     assert f'saltctl_doctor_check{{check="stream-consumers",status="fail",{table}}} 1.0\n' in outcome.out
-    measures = set(re.findall(r"^(saltctl_doctor_\w+){table", saltctl("doctor", "--format", "prometheus").out, re.M))
-    assert measures == {metric.name for metric in DOCTOR_MEASURES.values()}
+    exported = exported_names(saltctl("doctor", "--format", "prometheus").out)
+    assert exported == {metric.name for metric in (DOCTOR_CHECK, *DOCTOR_MEASURES.values())}
     assert saltctl("doctor", "--format", "nagios", "-o", "json").code == 2
 
 
