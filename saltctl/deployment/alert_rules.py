@@ -232,7 +232,7 @@ def capacity(of: Series, settings: Settings) -> Iterator[Alert]:
     )  # fmt: skip
     yield Alert(
         "SaltctlDoctorFailed", f"max by (table, check) ({of(DOCTOR_CHECK, status='fail')}) > 0", "10m", "warning",
-        "The check {{ $labels.check }} of saltctl doctor fails", "saltctl doctor --only {{ $labels.check }}", "metrics",
+        "The check {{ $labels.check }} of the doctor fails", "saltctl doctor --only {{ $labels.check }}", "metrics",
     )  # fmt: skip
 
 
@@ -244,13 +244,12 @@ def staleness(of: Series) -> Iterator[Alert]:
         by = "table, instance, command" if job == "canary" else "table, command"
         yield Alert(
             f"Saltctl{_title(job)}Stale", f"time() - max by ({by}) ({last}) > {seconds}", "5m", "warning",
-            f"No {_COMMANDS[job]} has succeeded for {_words(seconds)}, or ever, where one runs", _COMMANDS[job],
-            "scheduled-jobs",
+            f"The job {job} has not succeeded for {_words(seconds)}, or has never", _COMMANDS[job], "scheduled-jobs",
         )  # fmt: skip
     yield Alert(
         "SaltctlCompareFailing",
         f"max by (table, command) ({of(JOB_SUCCESS, command=command_of('compare'))}) == 0", "3h", "warning",
-        "Each run of saltctl compare fails for hours: its log line says why", "saltctl doctor", "scheduled-jobs",
+        "Each run of compare fails for hours: its log line says why", "saltctl doctor", "scheduled-jobs",
     )  # fmt: skip
     yield Alert(
         "SaltctlJobMisconfigured", f'max by (instance, command) ({JOB_SUCCESS.name}{{table=""}}) == 0', "15m",
@@ -290,7 +289,7 @@ def expected(of: Series) -> Iterator[Alert]:
     for job, seconds in STALE_AFTER.items():
         yield Alert(
             f"Saltctl{_title(job)}Missing", f"absent({of(JOB_LAST_RUN, command=command_of(job))})",
-            f"{seconds // MINUTE}m", "warning", f"Prometheus has no metrics file of {_COMMANDS[job]}", _COMMANDS[job],
+            f"{seconds // MINUTE}m", "warning", f"Prometheus has no metrics file of the job {job}", _COMMANDS[job],
             "scheduled-jobs",
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.hints import in_force
 from saltctl.cli.output import print_result, warn
 from saltctl.cli.session import session_of
 from saltctl.commands import command_line
@@ -84,7 +85,7 @@ def _content(kind: Kind, settings: Settings, role: Role | None, executable: str 
         case "kubernetes":
             return kubernetes.manifests(settings, image or kubernetes.IMAGE)
         case "alerts":
-            return alerts.rules(settings)
+            return in_force(alerts.rules(settings))
         case "iam":
             return iam.document(settings, role)
         case "acl":

@@ -30,6 +30,19 @@ def test_no_kind_prints_a_secret(kind: str, saltctl: Runner, monkeypatch: pytest
         assert saltctl("service", "emit", kind, "-o", "json").json == {"kind": kind, "text": printed.out}
 
 
+def test_the_commands_of_alerts_lead_to_their_registry(
+    saltctl: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each alert's command and page are those of the context that the rules were printed for."""
+    file = tmp_path / "config.toml"
+    file.write_text('[contexts.prod]\nredis_url = "redis://cache"\nbackup_table = "prod-registry"\n')
+    monkeypatch.setenv("SALTCTL_CONFIG", str(file))
+    text = saltctl("--context", "prod", "service", "emit", "alerts").out
+    assert 'command: "saltctl --context prod compare --repair --dry-run"' in text
+    assert text.count("runbook: saltctl --context prod help ") == text.count("- alert: ")
+    assert 'saltctl_stream_lag{table="prod-registry"}' in text
+
+
 def test_the_unit_runs_this_saltctl(saltctl: Runner) -> None:
     """Systemd takes an absolute path alone; the one of another machine is an option."""
     (line,) = [line for line in saltctl("service", "emit", "systemd").out.splitlines() if line.startswith("ExecStart=")]
