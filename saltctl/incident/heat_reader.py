@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from saltctl.incident.heat_map import MINUTE, ConversationHeat, HeatMap, MinuteSums, SaltCounts, salt_counts
-from saltctl.incident.sources import MAX_CONVERSATIONS, oldest_report, raise_event, read_reports, read_source
+from saltctl.incident.sources import MAX_CONVERSATIONS, no_source, oldest_report, raise_event, read_reports, read_source
 from saltctl.incident.timeline import Event
 from saltctl.registry.failures import read_undamaged
 from saltctl.salting import is_conversation_id
@@ -47,7 +47,7 @@ class HeatReader:
         ``over`` has the whole periods of CloudWatch.
 
         Raises:
-            SaltctlError: no source can be read; it is the error of the first one.
+            SaltctlError: no source can be read (:func:`no_source`).
         """
         self._events, self._counts, self._of_table = defaultdict(list), {}, []
         start, end = (int(since // MINUTE) * MINUTE, -int(-until // MINUTE) * MINUTE)
@@ -59,7 +59,7 @@ class HeatReader:
         )
         errors = [source.error for source in sources if source.error is not None]
         if len(errors) == len(sources):
-            raise errors[0]
+            raise no_source(errors)
         for conversation_id, minutes in sums.throttled.items():
             self._events[conversation_id] += (
                 Event(float(at), "throttled", conversation_id, f"a server was throttled while N was {n:,}")

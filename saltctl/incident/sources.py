@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 
+from saltctl.commands import hint_of
 from saltctl.errors import SaltctlError
 from saltctl.incident.timeline import (
     Event,
@@ -73,7 +74,7 @@ class IncidentReader:
         """Read what happened in a range, in seconds since the epoch. ``over`` has its whole periods of CloudWatch.
 
         Raises:
-            SaltctlError: no source can be read; it is the error of the first one.
+            SaltctlError: no source can be read (:func:`no_source`).
         """
         self._ids, self._hot, self._throttled = dict.fromkeys(self.named), {}, set()
         throttling: list[Throttling] = []
@@ -85,7 +86,7 @@ class IncidentReader:
         ]
         errors = [source.error for source in sources if source.error is not None]
         if len(errors) == len(sources):
-            raise errors[0]
+            raise no_source(errors)
         events = sorted((event for event in events if event.at <= until), key=lambda event: event.at)
         inside = [event for event in events if since <= event.at]
         ordered = sorted([*inside, *throttling_events(throttling)], key=lambda event: event.at)
@@ -183,6 +184,15 @@ def read_source(name: str, read: Callable[[], float | None]) -> Source:
         return Source(name, read())
     except SaltctlError as exc:
         return Source(name, None, exc)
+
+
+def no_source(errors: Sequence[SaltctlError]) -> SaltctlError:
+    """Return the error of the first source, which also says what is wrong with others, once for each kind of error."""
+    kinds: dict[type[SaltctlError], SaltctlError] = {}
+    for error in errors:
+        kinds.setdefault(type(error), error)
+    message = "; ".join(error.message for error in kinds.values())
+    return type(errors[0])(message, hint=hint_of(*(error.hint for error in kinds.values())))
 
 
 def oldest_report(stream: HeatStream) -> float | None:

@@ -75,11 +75,13 @@ def time_range(since: float, until: float, period_s: int | None, now: float) -> 
     Raises:
         UsageError: the range is in the future, empty or too old, or CloudWatch has no data of this period.
     """
-    if since >= now:
+    if since > now:
         raise UsageError("the range is in the future: no data yet", hint="saltctl throttle scan --since 1h")
     if until > now + 60:
         raise UsageError("the end of the range is in the future", hint="omit --until: the default is now")
-    if until <= since:
+    if until == since:
+        raise UsageError("the range is empty: it ends when it begins", hint="saltctl throttle scan --since 1h")
+    if until < since:
         raise UsageError("the range ends before it begins", hint="saltctl throttle scan --since 2h --until 1h")
     period_s = _period(since, until, period_s, now)
     start = int(since // period_s) * period_s

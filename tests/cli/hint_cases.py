@@ -724,7 +724,7 @@ CASES = [
     ),
     Case(
         "throttling/analysis.py",
-        "saltctl throttle scan --since 1h --until 1h",
+        "saltctl throttle scan --since 1h --until 2h",
         2,
         "saltctl throttle scan --since 2h --until 1h",
         broken=create_messages,

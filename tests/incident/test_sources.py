@@ -190,7 +190,7 @@ def test_a_damaged_item_hides_no_other_raise(world: World) -> None:
 
 
 def test_a_source_that_fails_leaves_the_others(world: World) -> None:
-    """Its error is kept; without any source the first error is raised."""
+    """Its error is kept; without any source the first error is raised, and names what else is away."""
     world.events.append(LoggedEvent(time.time(), "service-started", "worker-1"))
     world.metrics.error = AccessDeniedError("not allowed")
     found = world.read()
@@ -202,5 +202,8 @@ def test_a_source_that_fails_leaves_the_others(world: World) -> None:
     errors = [source.error for source in world.read().sources]
     assert isinstance(errors[1], RedisUnavailableError)
     world.backup = BackupTable(replace(world.settings, backup_table="no-such-table"))
-    with pytest.raises(AccessDeniedError):
+    with pytest.raises(
+        AccessDeniedError, match=r"not allowed; Redis at .* cannot be reached.*; .*no-such-table"
+    ) as caught:
         world.read()
+    assert {*caught.value.hint.split("\n")} >= {"saltctl doctor --only redis"}

@@ -31,6 +31,7 @@ def test_the_default_period_is_the_finest_available(days: float, period: int) ->
     [
         (NOW + 60, NOW + 3600, None, "future"),
         (NOW - 60, NOW + 3600, None, "future"),
+        (NOW, NOW, None, "is empty"),
         (NOW - 60, NOW - 3600, None, "before it begins"),
         (NOW - 3600, NOW, 90, "multiple of a minute"),
         (NOW - 30 * 86_400, NOW, 60, "300 s"),
