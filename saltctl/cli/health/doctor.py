@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.nagios import plugin_output
 from saltctl.cli.formats.tables import print_beside, print_unpadded
 from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.guide.completion import complete_checks
@@ -34,13 +35,6 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 _PROBED = {"observed": "green", "unknown": "yellow", "refuted": "bold red"}
 _WORD = re.compile(r"""(?:[^\s"']|"(?:[^"\\]|\\.)*"|'[^']*')+""")
 """A word of a shell command; a space inside quotes does not end it."""
-_NAGIOS: dict[Status, tuple[int, str]] = {
-    "ok": (0, "OK"),
-    "warn": (1, "WARNING"),
-    "fail": (2, "CRITICAL"),
-    "skip": (3, "UNKNOWN"),
-}
-"""Exit code and name of each status (documented: Monitoring Plugins' guidelines)."""
 
 
 def doctor(
@@ -207,23 +201,13 @@ def summary(findings: Sequence[Finding]) -> str:
 
 def nagios(findings: Sequence[Finding]) -> tuple[int, str]:
     """Return a plugin's exit code and output: a line with performance data, then one for each warning and failure."""
-    code, name = _NAGIOS[min((finding.status for finding in findings), key=WORST_FIRST.index, default="skip")]
+    status: Status = min((finding.status for finding in findings), key=WORST_FIRST.index, default="skip")
     problems = [finding for finding in findings if finding.status in ("fail", "warn")]
     names = ", ".join(finding.check for finding in problems)
     count = Counter(finding.status for finding in findings)
     figures = {"failed": count["fail"], "warnings": count["warn"], "skipped": count["skip"], **_measures(findings)}
-    performance = " ".join(f"{key}={_plain(value)}" for key, value in figures.items())
-    lines = [f"SALTCTL {name} - {summary(findings)}{f' ({names})' if names else ''} | {performance}"]
-    for finding in problems:
-        # A vertical bar would begin performance data.
-        described = printable(" - ".join(filter(None, (finding.detail, finding.fix)))).replace("|", "/")
-        lines.append(f"{finding.status} {finding.check}: {described}")
-    return code, "\n".join(lines) + "\n"
-
-
-def _plain(value: float) -> str:
-    """Return a number without an exponent and trailing zeros; what rounds to zero has no sign."""
-    return f"{round(value, 6) + 0.0:.6f}".rstrip("0").rstrip(".")
+    told = [f"{f.status} {f.check}: {' - '.join(filter(None, (f.detail, f.fix)))}" for f in problems]
+    return plugin_output(status, summary(findings) + (f" ({names})" if names else ""), figures, told)
 
 
 def _measures(findings: Sequence[Finding]) -> dict[str, float]:
