@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from saltctl.canary.checks.fork import fork
 from saltctl.canary.checks.messages import find, read, shared_read, write
-from saltctl.canary.checks.outcomes import Broken, Unjudged
+from saltctl.canary.checks.outcomes import Broken, Skipped, Unjudged
 from saltctl.canary.checks.raises import can_be_raised, cool, raise_, unfinished_raise
 from saltctl.canary.checks.strangers import foreign_client, late_merge
 from saltctl.canary.checks.substitutes import Away
@@ -48,6 +48,7 @@ class _Results:
 
     done: dict[str, str] = field(default_factory=dict)
     unjudged: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     refusal: SaltctlError | None = None
     """An error that no retry mends: a permission or a setting."""
@@ -178,6 +179,8 @@ def _attempt(on: Round, results: _Results, name: str, check: Callable[[Round], s
         results.done[name] = check(on)
     except Unjudged as exc:
         results.unjudged[name] = str(exc)
+    except Skipped as exc:
+        results.skipped[name] = str(exc)
     except Broken as exc:
         results.broken[name] = str(exc)
     except (AccessDeniedError, ConfigurationError) as exc:
@@ -200,6 +203,8 @@ def _verdict(name: str, results: _Results, violations: list[Violation], unread: 
         return Check(name, False, results.broken[name])
     if name in results.unjudged:
         return Check(name, None, results.unjudged[name])
+    if name in results.skipped:
+        return Check(name, None, results.skipped[name], skipped=True)
     if unread is not None:
         return Check(name, None, f"the messages cannot be read for comparison: {unread.message}")
     return Check(name, True, results.done[name])

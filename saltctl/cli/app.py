@@ -47,6 +47,7 @@ COMMANDS = {
     "throttle": "throttling.throttle",
     "status": "health.status",
     "doctor": "health.doctor",
+    "canary": "canary.canary",
     "incident": "health.incident",
     "heat": "detection.heat",
     "local": "local.local",
@@ -63,7 +64,7 @@ The command is an attribute of its module: a function of its name, or a Typer ap
 
 
 SECTIONS = {
-    "Inspect": ("status", "doctor", "incident", "heat", "registry", "history", "throttle"),
+    "Inspect": ("status", "doctor", "canary", "incident", "heat", "registry", "history", "throttle"),
     "Recover": ("rebuild", "recover", "compare"),
     "Operate": ("setup", "service", "stream"),
     "Try out": ("local", "drill", "conform"),

@@ -14,7 +14,7 @@ root_options: ContextVar[Sequence[str]] = ContextVar("root_options", default=())
 aws_options_in_force: ContextVar[Mapping[str, str]] = ContextVar("aws_options_in_force", default=MappingProxyType({}))
 """The options of the AWS CLI that lead to where the running command asks, once its settings are known."""
 OBEYING = frozenset(
-    "compare config doctor heat help history incident rebuild recover registry service setup status "  # noqa: SIM905
+    "canary compare config doctor heat help history incident rebuild recover registry service setup status "  # noqa: SIM905
     "stream throttle".split()
 )
 """The commands that obey these options. The others set their own servers, or ask none."""

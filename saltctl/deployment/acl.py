@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from saltctl.canary.conversations import RESERVED
+from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 
-ROLES = ("saltctl-app", "saltctl-service", "saltctl-readonly")
+ROLES = ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary")
 # No client|setinfo: Redis 7.0 does not know it and would refuse the file; redis-py works without it.
 _CONNECTION = "+ping +info +hello +client|setname +select"
 _STREAM = (
@@ -20,6 +22,7 @@ _READING = (
     "+xinfo|stream +xinfo|groups +xinfo|consumers"
 )
 _REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hlen +hset +hsetnx +hdel +exists +expire"
+_CANARY = "+evalsha +eval +hget +hmget +hset"
 
 
 def users(settings: Settings, role: str | None = None) -> str:
@@ -27,17 +30,21 @@ def users(settings: Settings, role: str | None = None) -> str:
 
     Application servers cannot load scripts, so that none of them can verify a server by mistake. They can write
     only to the heat stream. The service can rebuild; people and cron jobs that change something use its user.
-    The read-only user has fewer commands. In a cluster, each node needs the file, and all users may read the slots.
+    The read-only user has fewer commands. The canary can merge entries into the buckets of the reserved conversations.
+    In a cluster, each node needs the file, and all users may read the slots.
     """
     prefix = settings.key_prefix
     start = "on resetpass resetkeys resetchannels -@all"
     clustered = (settings.redis_url or "").partition("://")[0].lower().endswith("+cluster")
     connection = f"{_CONNECTION} {_CLUSTER}" if clustered else _CONNECTION
-    registry = f"{_REGISTRY} {_DISTRUST}" if clustered else _REGISTRY
+    registry, canary = (f"{commands} {_DISTRUST}" if clustered else commands for commands in (_REGISTRY, _CANARY))
+    buckets = sorted({bucket_of(name, settings.buckets) for name in RESERVED})
+    reserved = " ".join(f"~{prefix}:r:{bucket}" for bucket in buckets)
     own = " ".join(f"~{prefix}:{key}" for key in ("r:*", "heat", "dead", "sum:*", "service"))
     lines = (
         f"user saltctl-app {start} >CHANGE-ME-1 {connection} +evalsha +hmget ~{prefix}:r:* (+xadd ~{prefix}:heat)\n",
         f"user saltctl-service {start} >CHANGE-ME-2 {connection} {registry} {_STREAM} {own}\n",
         f"user saltctl-readonly {start} >CHANGE-ME-3 {connection} {_READING} {own}\n",
+        f"user saltctl-canary {start} >CHANGE-ME-4 {connection} {canary} {reserved}\n",
     )
     return "".join(line for name, line in zip(ROLES, lines, strict=True) if role in (None, name))

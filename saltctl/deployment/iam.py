@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import unquote
 
+from saltctl.canary.conversations import RESERVED
 from saltctl.settings import Settings
 from saltctl.urls import parse_redis_url
 
-ROLES = ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-alarms")
+ROLES = ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary", "saltctl-alarms")
 _READ_TABLE = "DescribeTable GetItem BatchGetItem Query Scan DescribeContinuousBackups DescribeContributorInsights"
 # These actions support no resources (documented).
 _METRICS = (
     "cloudwatch:GetMetricData cloudwatch:GetInsightRuleReport cloudwatch:DescribeAlarms "
     "cloudwatch:ListTagsForResource dynamodb:ListTables"
 )
+_REGISTRY_ITEM = "#registry"
+"""The item of the backup that says which registry it is: saltctl.stores.aws.registry_item."""
 _CHANGE_ALARMS = "cloudwatch:PutMetricAlarm cloudwatch:TagResource cloudwatch:DeleteAlarms"
+Grant = tuple[str, str | list[str]] | tuple[str, str | list[str], Sequence[str]]
+"""Actions, resources, and the partition keys of the items if they are not all."""
 
 
 def document(settings: Settings, role: str | None = None) -> str:
@@ -26,14 +32,16 @@ def document(settings: Settings, role: str | None = None) -> str:
 
 
 def policies(settings: Settings) -> dict[str, dict[str, object]]:
-    """Return the policies of application servers, the service, read-only users and alarm creation, by role.
+    """Return the policies of application servers, the service, read-only users, the canary and alarm creation, by role.
 
-    None of them may PutItem, DeleteItem or BatchWriteItem on the backup table: those could lower max_n.
+    None of them may PutItem, DeleteItem or BatchWriteItem on the backup table: those could lower max_n. The canary may
+    write to the reserved conversations alone.
     """
     region = settings.aws_region or "*"
     backup = f"arn:aws:dynamodb:{region}:*:table/{settings.backup_table}"
     messages = f"arn:aws:dynamodb:{region}:*:table/{settings.messages_table}"
-    grants: dict[str, list[tuple[str, str | list[str]]]] = {
+    rows = [key for name in RESERVED for key in (name, f"{name}#*")]
+    grants: dict[str, list[Grant]] = {
         "saltctl-app": [
             ("DescribeTable GetItem BatchGetItem", backup),
             ("DescribeTable Query GetItem PutItem", messages),
@@ -48,13 +56,19 @@ def policies(settings: Settings) -> dict[str, dict[str, object]]:
             ("DescribeContributorInsights", f"{messages}/index/*"),
             (_METRICS, "*"),
         ],
+        "saltctl-canary": [
+            ("DescribeTable", [backup, messages]),
+            ("GetItem BatchGetItem", backup, [_REGISTRY_ITEM, *RESERVED]),
+            ("UpdateItem", backup, RESERVED),
+            ("Query GetItem PutItem DeleteItem", messages, rows),
+        ],
         "saltctl-alarms": [
             ("DescribeTable", messages),
             ("cloudwatch:DescribeAlarms cloudwatch:ListTagsForResource", "*"),
             (_CHANGE_ALARMS, f"arn:aws:cloudwatch:{region}:*:alarm:saltctl/*"),
         ],
     }
-    for name in ("saltctl-app", "saltctl-service", "saltctl-readonly"):
+    for name in ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary"):
         grants[name] += _login(settings, region)
     return {name: _policy(grants[name]) for name in grants}
 
@@ -67,7 +81,7 @@ _CACHES = {
 """By ``redis_iam``: the service, and two parts of the ARN of a cache (documented)."""
 
 
-def _login(settings: Settings, region: str) -> list[tuple[str, str | list[str]]]:
+def _login(settings: Settings, region: str) -> list[Grant]:
     """Return the grant to log in to Redis as the user of the URL; none without IAM authentication."""
     if settings.redis_iam is None:
         return []
@@ -78,14 +92,21 @@ def _login(settings: Settings, region: str) -> list[tuple[str, str | list[str]]]
     return [(f"{service}:Connect", arns)]
 
 
-def _policy(grants: Sequence[tuple[str, str | list[str]]]) -> dict[str, object]:
+def _policy(grants: Sequence[Grant]) -> dict[str, object]:
     """Return a policy that allows actions on resources. Actions without a service are DynamoDB's."""
-    statements = [
-        {
-            "Effect": "Allow",
-            "Action": [action if ":" in action else f"dynamodb:{action}" for action in actions.split()],
-            "Resource": resource,
-        }
-        for actions, resource in grants
-    ]
-    return {"Version": "2012-10-17", "Statement": statements}
+    return {"Version": "2012-10-17", "Statement": [_statement(*grant) for grant in grants]}
+
+
+def _statement(actions: str, resource: str | list[str], keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a statement; with ``keys`` it is about items of these partition keys alone, in which ``*`` is any text.
+
+    The condition covers every action that names keys, and not Scan, which would be allowed (documented).
+    """
+    statement: dict[str, Any] = {
+        "Effect": "Allow",
+        "Action": [action if ":" in action else f"dynamodb:{action}" for action in actions.split()],
+        "Resource": resource,
+    }
+    if keys:
+        statement["Condition"] = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [*keys]}}
+    return statement

@@ -17,7 +17,7 @@ _IMAGE = re.compile(r"[a-z0-9][\w.:/@-]*", re.ASCII)
 
 
 def manifests(settings: Settings, image: str = IMAGE) -> str:
-    """Return a ConfigMap, a ServiceAccount, the Deployment of the service, and CronJobs, as one YAML file.
+    """Return a ConfigMap, ServiceAccounts, the Deployment of the service, and CronJobs, as one YAML file.
 
     The Redis URL is read from a Secret, which the file names and does not contain.
 
@@ -36,6 +36,8 @@ def manifests(settings: Settings, image: str = IMAGE) -> str:
         + _cron_job("rebuild", "*/5 * * * *", 900, _REBUILD)
         + _cron_job("stream", "*/5 * * * *", 120, _STREAM)
         + _cron_job("compare", "7 * * * *", 3600, _COMPARE)
+        + _CANARY_ACCOUNT
+        + _cron_job("canary", "* * * * *", 120, _CANARY, account="saltctl-canary")
     )
     text = text.replace("@PORT@", str(METRICS_PORT)).replace("@IMAGE@", json.dumps(image))
     return text.replace("@DATA@", data)
@@ -161,7 +163,24 @@ _COMPARE = """\
 """
 
 
-def _cron_job(name: str, schedule: str, seconds: int, command: str) -> str:
+# A job that failed found a broken promise (3), or could not judge all of it.
+_CANARY = """\
+              command: [saltctl, canary, --cron, --timeout=90s]
+"""
+_CANARY_ACCOUNT = """\
+---
+# It writes messages of the reserved conversations, which the service may not:
+#   saltctl service emit iam --role saltctl-canary
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: saltctl-canary
+  labels: {app.kubernetes.io/name: saltctl}
+automountServiceAccountToken: false
+"""
+
+
+def _cron_job(name: str, schedule: str, seconds: int, command: str, account: str = "saltctl") -> str:
     """Return a CronJob. A run that found something or failed is a failed Job, and is not tried again at once."""
     return f"""\
 ---
@@ -185,7 +204,7 @@ spec:
         metadata:
           labels: {{app.kubernetes.io/name: saltctl, app.kubernetes.io/component: {name}}}
         spec:
-          serviceAccountName: saltctl
+          serviceAccountName: {account}
           automountServiceAccountToken: false
           restartPolicy: Never
           terminationGracePeriodSeconds: 45

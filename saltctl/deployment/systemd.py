@@ -1,4 +1,4 @@
-"""A systemd unit for the service."""
+"""Systemd units for the service and the canary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from saltctl.errors import UsageError
 from saltctl.settings import Settings
 
 SECRETS = "/etc/saltctl/service.env"
-"""The file of variables that the unit reads besides its own."""
+"""The file of variables that the unit of the service reads besides its own."""
+CANARY_SECRETS = "/etc/saltctl/canary.env"
+"""That of the canary, which has another Redis user."""
 PORT_PREFIX = 911
 """The port of an instance begins with it, and ends with the number of the instance."""
 _PLAIN = re.compile(r"[\w@+.,:=/~-]+", re.ASCII)
@@ -18,6 +20,19 @@ _ARGUMENTS = (
     *("service", "run", "--consumer", "%H-%i", f"--metrics-port={PORT_PREFIX}%i"),
     "--health-file=%t/saltctl-%i/health",
 )
+_CANARY = ("canary", "--every=1m", "--timeout=50s", "--cron", "--metrics-file=%t/saltctl-canary/canary.prom")
+_ENDING = """\
+Restart=always
+RestartSec=2
+DynamicUser=yes
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 def unit(settings: Settings, executable: Sequence[str]) -> str:
@@ -33,14 +48,6 @@ def unit(settings: Settings, executable: Sequence[str]) -> str:
     Raises:
         UsageError: systemd would not find the executable, or would read its path in another way.
     """
-    if not executable[0].startswith("/") or not all(map(_PLAIN.fullmatch, executable)):
-        raise UsageError(
-            f"cannot use the executable {' '.join(executable)!r:.200}: systemd needs an absolute path, and one without "
-            "spaces and special characters",
-            hint="saltctl service emit systemd --executable /usr/local/bin/saltctl",
-        )
-    lines = [f"Environment={_quoted(f'{name}={value}')}" for name, value in variables_of(settings).items()]
-    lines += _credential(settings)
     return f"""# /etc/systemd/system/saltctl-service@.service
 # Start instances 1 to 9, as saltctl-service@1. Their metrics are on the ports {PORT_PREFIX}1 to {PORT_PREFIX}9.
 # They are served on loopback: if Prometheus runs on another machine, add --metrics-address to ExecStart.
@@ -50,23 +57,44 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-{chr(10).join(lines)}
-# Secrets, such as SALTCTL_REDIS_URL if it has a password: mode 0600
-EnvironmentFile=-{SECRETS}
-ExecStart={" ".join([*executable, *_ARGUMENTS])}
+{_running(settings, executable, _ARGUMENTS, SECRETS)}
 RuntimeDirectory=saltctl-%i
-Restart=always
-RestartSec=2
 TimeoutStopSec=30
-DynamicUser=yes
-NoNewPrivileges=yes
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
+{_ENDING}"""
 
-[Install]
-WantedBy=multi-user.target
-"""
+
+def canary_unit(settings: Settings, executable: Sequence[str]) -> str:
+    """Return a unit that runs the canary each minute; arguments and errors are those of :func:`unit`."""
+    return f"""# /etc/systemd/system/saltctl-canary.service
+# One on each host, or on some. Its credentials need the policy of saltctl service emit iam --role saltctl-canary.
+# Add /run/saltctl-canary to the directories of the node exporter's textfile collector.
+[Unit]
+Description=saltctl canary
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+{_running(settings, executable, _CANARY, CANARY_SECRETS)}
+RuntimeDirectory=saltctl-canary
+# The metrics of a canary that was stopped stay, and grow old.
+RuntimeDirectoryPreserve=yes
+# It ends after its round.
+TimeoutStopSec=60
+{_ENDING}"""
+
+
+def _running(settings: Settings, executable: Sequence[str], arguments: Sequence[str], secrets: str) -> str:
+    """Return the lines of the variables and of the command."""
+    if not executable[0].startswith("/") or not all(map(_PLAIN.fullmatch, executable)):
+        raise UsageError(
+            f"cannot use the executable {' '.join(executable)!r:.200}: systemd needs an absolute path, and one without "
+            "spaces and special characters",
+            hint="saltctl service emit systemd --executable /usr/local/bin/saltctl",
+        )
+    lines = [f"Environment={_quoted(f'{name}={value}')}" for name, value in variables_of(settings).items()]
+    lines += _credential(settings)
+    lines += ["# Secrets, such as SALTCTL_REDIS_URL if it has a password: mode 0600", f"EnvironmentFile=-{secrets}"]
+    return "\n".join([*lines, f"ExecStart={' '.join([*executable, *arguments])}"])
 
 
 def _credential(settings: Settings) -> list[str]:

@@ -283,6 +283,13 @@ COMMANDS = (
         columns=CHECK_KEYS,
         code=3,
     ),
+    Contract(  # reports of rounds, which take longer: tests/cli/canary
+        "canary",
+        ("--dry-run",),
+        keys=("ok", "checks", "seconds"),
+        nested={"checks": ("name", "ok", "detail")},
+        columns=("name", "ok", "detail"),
+    ),
     Contract(
         "incident",
         keys=("detected_s", "cured_s", "events"),

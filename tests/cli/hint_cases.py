@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saltctl.canary.conversations import RESERVED
 from saltctl.history.history import History
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
@@ -273,6 +274,18 @@ def _orphans(world: World) -> None:
     _messages(world)
     world.redis.hset(world.bucket, CONVERSATION, 4)
     world.update(CONVERSATION, "SET max_n = :n, write_n = :n", n={"N": "4"})
+
+
+def _orphans_of_the_canary(world: World) -> None:
+    """So it is with each reserved conversation: a round uses some of them."""
+    create_messages(world)
+    with History.over(world.settings, world.registry, MessagesTable(world.settings)) as history:
+        for conversation in RESERVED:
+            world.registry.raise_to(conversation, 16)
+            for number in range(4):
+                history.put(conversation, f"2026-07-01T08:00:0{number}.000Z#m{number}", {})
+            world.redis.hdel(f"salt:r:{bucket_of(conversation, world.settings.buckets)}", conversation)
+            world.update(conversation, "SET max_n = :n, write_n = :n", n={"N": "1"})
 
 
 def _few_orphans(world: World) -> None:
@@ -657,7 +670,13 @@ CASES = [
         _file("x" * 100_000),
     ),
     Case(
-        "cli/detection/emit.py", "saltctl service emit systemd --role saltctl-app", 2, "saltctl service emit iam --help"
+        "cli/detection/emit.py", "saltctl service emit alerts --role saltctl-app", 2, "saltctl service emit iam --help"
+    ),
+    Case(
+        "cli/detection/emit.py",
+        "saltctl service emit systemd --role saltctl-app",
+        2,
+        "saltctl service emit systemd --role saltctl-canary",
     ),
     Case(
         "cli/detection/emit.py:_content",
@@ -712,6 +731,17 @@ CASES = [
         2,
         "saltctl doctor --format nagios",
         hint_code=2,
+    ),
+    Case("cli/canary/canary.py", "saltctl canary --every 1m --dry-run", 2, "saltctl canary --dry-run"),
+    Case("cli/canary/canary.py", "saltctl canary -o tsv --format nagios", 2, "saltctl canary --format nagios"),
+    Case(
+        "cli/canary/view.py:find_cause",
+        "saltctl canary",
+        3,
+        "saltctl history audit ",
+        _orphans_of_the_canary,
+        hint_code=3,
+        then="true",
     ),
     Case("health/doctor.py", "saltctl doctor --only redis-eviktion", 2, "saltctl doctor --only redis-eviction"),
     Case("health/doctor.py", "saltctl doctor --only zzz", 2, "saltctl doctor --only redis"),

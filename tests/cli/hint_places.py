@@ -14,6 +14,9 @@ _LOOP = "no command uses saltctl.aio; tests/aio"
 NOT_RUN_HERE: dict[str, str] = {
     "aio/history.py | saltctl doctor": _LOOP,
     "aio/registry.py | saltctl doctor --only redis": _LOOP,
+    "cli/canary/canary.py | saltctl canary --every 1m -o jsonl": "it runs until it is stopped; tests/cli/canary",
+    "cli/canary/rounds.py | saltctl doctor": _DOWN,
+    "cli/canary/rounds.py | saltctl status": _DOWN,
     "cli/detection/replay.py | saltctl stream status": "another consumer must live for the seconds of a claim",
     "cli/detection/stream.py | saltctl service run": "it runs until it is stopped; tests/health/test_doctor_servers.py",
     "cli/failures.py:failure_of": _SIGNALS,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from saltctl.canary.conversations import RESERVED
 from saltctl.deployment.iam import ROLES, document, policies
 from saltctl.deployment.systemd import unit
 from saltctl.local.servers import LocalMoto
@@ -26,8 +27,24 @@ def test_the_policies_follow_the_settings() -> None:
     assert "arn:aws:dynamodb:eu-x-1:*:table/mine" in json.dumps(found["saltctl-service"])
     for policy in found.values():
         for statement in policy["Statement"]:
-            if statement["Resource"].endswith("/mine"):
+            if str(statement["Resource"]).endswith("/mine"):
                 assert not {"PutItem", "DeleteItem", "BatchWriteItem"} & {a.split(":")[1] for a in statement["Action"]}
+
+
+def test_the_canary_may_write_to_the_reserved_conversations_alone() -> None:
+    """Whatever it may do to items is bound to their partition keys. No action ignores those, as Scan does."""
+    policy: Any = policies(SETTINGS)["saltctl-canary"]
+    keys: dict[str, list[str]] = {}
+    for statement in policy["Statement"]:
+        actions = {action.split(":")[1] for action in statement["Action"]}
+        assert not {"Scan", "PartiQLSelect", "BatchWriteItem"} & actions
+        if actions != {"DescribeTable"}:
+            bound = statement["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+            keys |= {f"{action} {statement['Resource'].rpartition('/')[2]}": bound for action in actions}
+    assert keys["UpdateItem mine"] == list(RESERVED)
+    assert keys["GetItem mine"] == ["#registry", *RESERVED]
+    for action in ("Query", "GetItem", "PutItem", "DeleteItem"):
+        assert [key.removesuffix("#*") for key in keys[f"{action} messages"]] == [n for n in RESERVED for _ in range(2)]
 
 
 def test_a_role_is_a_document_of_its_own() -> None:
@@ -84,6 +101,6 @@ def test_iam_policies_permit_the_login(kind: str, action: str, cache: str, user:
     found: dict[str, Any] = policies(settings)
     login = {"Effect": "Allow", "Action": [action], "Resource": [f"arn:aws:{cache}my-cache", f"arn:aws:{user}the-app"]}
     assert {name for name, policy in found.items() if login in policy["Statement"]} == {
-        *("saltctl-app", "saltctl-service", "saltctl-readonly")
+        *("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary")
     }
     assert "Connect" not in document(Settings())

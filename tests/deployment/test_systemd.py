@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from saltctl.deployment.systemd import is_hidden, unit
+from saltctl.deployment.systemd import canary_unit, is_hidden, unit
 from saltctl.errors import UsageError
 from saltctl.settings import Settings
 
@@ -54,6 +55,19 @@ def test_a_value_is_read_back_as_it_is(value: str, line: str) -> None:
     assert line in unit(replace(SETTINGS, key_prefix=value), SALTCTL).splitlines()
 
 
+def test_the_canary_has_a_unit_of_its_own() -> None:
+    """A loop, which is quiet if all is well and has time to end its round; with secrets of its own."""
+    text = canary_unit(SETTINGS, SALTCTL)
+    started = (
+        "ExecStart=/usr/local/bin/saltctl canary --every=1m --timeout=50s --cron --metrics-file=%t/saltctl-canary/"
+    )
+    assert started in text
+    assert "Environment=SALTCTL_BACKUP_TABLE=mine\n" in text
+    assert "EnvironmentFile=-/etc/saltctl/canary.env\n" in text
+    assert "TimeoutStopSec=60\n" in text
+    assert "hunter2" not in text
+
+
 @pytest.mark.parametrize(
     "path", ["saltctl", "./saltctl", "bin/saltctl", "/opt/my tools/saltctl", "/opt/%i", "/a\nb", "/$x", ""]
 )
@@ -75,11 +89,13 @@ def test_a_path_that_the_unit_hides_is_known() -> None:
 @pytest.mark.parametrize("prefix", ["px", "a b", "a%b", "a'b"])
 def test_systemd_accepts_the_unit(prefix: str, tmp_path: Path) -> None:
     """``systemd-analyze verify`` finds nothing to say about it, and finds the executable."""
-    file = tmp_path / "saltctl-service@.service"
     secret = Path(f"/run/{prefix}")
     settings = replace(SETTINGS, key_prefix=prefix, redis_url="redis://cache/0?a=%20", redis_password_file=secret)
-    for words, good in ([sys.executable, "-m", "saltctl"], True), (["/nowhere/saltctl"], False):
-        file.write_text(unit(settings, words))
+    files = {"saltctl-service@.service": unit, "saltctl-canary.service": canary_unit}
+    programs = ([sys.executable, "-m", "saltctl"], True), (["/nowhere/saltctl"], False)
+    for (name, make), (words, good) in product(files.items(), programs):
+        file = tmp_path / name
+        file.write_text(make(settings, words))
         done = subprocess.run([ANALYZE or "", "verify", file], capture_output=True, text=True, check=False)
-        told = [line for line in done.stderr.splitlines() if file.name.partition("@")[0] in line]
+        told = [line for line in done.stderr.splitlines() if name.partition("@")[0].partition(".")[0] in line]
         assert bool(told) is not good, done.stderr

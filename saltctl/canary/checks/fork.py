@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
-from saltctl.canary.checks.outcomes import Broken, Unjudged
+from saltctl.canary.checks.outcomes import Broken, Skipped, Unjudged
 from saltctl.canary.clients import Client
 from saltctl.canary.new_rows import NewRow
 from saltctl.canary.operations import LookupAnswer, Put, Read
@@ -31,7 +31,7 @@ def fork(on: Round) -> str:
     Before the fork all connections are idle, so that a client that shares them takes the same ones in both processes.
     """
     if not on.servers.forks or not hasattr(os, "fork"):
-        raise Unjudged("this platform cannot fork")
+        raise Skipped("this platform cannot fork")
     conversation = on.use(on.raised or on.steady)
     rows = {name: [on.row(conversation) for _ in range(_REQUESTS)] for name in ("child", "thread 1", "thread 2")}
     failures = list[Exception]()

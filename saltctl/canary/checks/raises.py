@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from saltctl.canary.checks.outcomes import Unjudged
+from saltctl.canary.checks.outcomes import Skipped
 from saltctl.canary.checks.substitutes import Changes, Stopped, StoppingBackup, StoppingStore
 from saltctl.canary.clients import Client
 from saltctl.canary.conversations import BOUND, RESERVED
@@ -24,7 +24,7 @@ def unfinished_raise(on: Round) -> str:
     """Stop a raise before each of its three changes; write and read by both clients in each state."""
     conversation = on.raised
     if conversation is None:
-        raise Unjudged("no conversation can be raised now: all wait for the end of a cool-down, or none may be cooled")
+        raise Skipped("no conversation can be raised now: all wait for the end of a cool-down, or none may be cooled")
     on.use(conversation)
     n = next_n(on.entry(conversation))
     for change in _CHANGES:
@@ -66,7 +66,7 @@ def write_and_read(on: Round, conversation: str) -> None:
 def cool(on: Round) -> str:
     """Take the cool-downs of reserved conversations further: narrow those at BOUND, seal those whose wait is over."""
     if not on.may_cool:
-        raise Unjudged("no conversation of this registry was ever cooled, and the first cool-down refuses old clients")
+        raise Skipped("no conversation of this registry was ever cooled, and the first cool-down refuses old clients")
     done = list[str]()
     for conversation in RESERVED:
         if len(done) == _MOST_COOLED:
@@ -78,7 +78,7 @@ def cool(on: Round) -> str:
         elif entry is not None and entry.target >= BOUND:
             done.append(_cool(on, conversation, writes=True))
     if not done:
-        raise Unjudged("no conversation can be cooled now")
+        raise Skipped("no conversation can be cooled now")
     return ", ".join(done)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 
-from saltctl.canary.checks.outcomes import Broken, Unjudged
+from saltctl.canary.checks.outcomes import Broken, Skipped
 from saltctl.canary.round import Round
 from saltctl.errors import AccessDeniedError, BackupLostError, UnverifiedError
 
@@ -12,7 +12,7 @@ from saltctl.errors import AccessDeniedError, BackupLostError, UnverifiedError
 def foreign_client(on: Round) -> str:
     """Look up as a client of another registry does, and as one that finds an empty backup table."""
     if on.servers.foreign is None or on.servers.check_lost is None:
-        raise Unjudged("these stores have no other registries")
+        raise Skipped("these stores have no other registries")
     conversation = on.steady
     with ExitStack() as stack:
         store = on.servers.foreign()
@@ -34,11 +34,11 @@ def late_merge(on: Round) -> str:
     """Merge an older entry, as a slow rebuild does over its own session; it must not lower the newer one."""
     sessions = getattr(on.servers.store, "sessions", None)
     if sessions is None:
-        raise Unjudged("these stores have no rebuilds")
+        raise Skipped("these stores have no rebuilds")
     conversation = on.use(on.raised or on.steady)
     entry = on.entry(conversation)
     if entry.max_n == 1:
-        raise Unjudged(f"{conversation} was not raised yet")
+        raise Skipped(f"{conversation} was not raised yet")
     [primary] = on.servers.store.by_primary([conversation])
     try:
         with ExitStack() as stack:
@@ -48,7 +48,7 @@ def late_merge(on: Round) -> str:
                     session.begin_merge([(conversation, 1)])
                     session.end_merge()
     except AccessDeniedError as exc:
-        raise Unjudged(f"this user cannot rebuild: {exc.message}") from None
+        raise Skipped(f"this user cannot rebuild: {exc.message}") from None
     for client in on.clients:
         client.lookups.lookup(conversation)
         client.read(conversation)

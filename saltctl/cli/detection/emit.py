@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,8 +18,8 @@ from saltctl.errors import UsageError
 from saltctl.settings import Settings
 
 Kind = Literal["systemd", "kubernetes", "alerts", "iam", "acl"]
-Role = Literal["saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-alarms"]
-_KINDS = {"--role": ("iam", "acl"), "--executable": ("systemd",), "--image": ("kubernetes",)}
+Role = Literal["saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary", "saltctl-alarms"]
+_KINDS = {"--role": ("iam", "acl", "systemd"), "--executable": ("systemd",), "--image": ("kubernetes",)}
 """The files that an option has an effect on."""
 
 
@@ -28,7 +29,7 @@ def emit(
         Kind, typer.Argument(metavar="KIND", help="The file to print: systemd, kubernetes, alerts, iam or acl.")
     ],
     role: Annotated[
-        Role | None, typer.Option("--role", help="Only this role, as its own file; with iam and acl.")
+        Role | None, typer.Option("--role", help="Only this role, as its own file; with iam, acl and systemd.")
     ] = None,
     executable: Annotated[
         str | None,
@@ -46,13 +47,14 @@ def emit(
 ) -> None:
     """Print a file to deploy the service, from the current settings.
 
-    systemd: a unit. kubernetes: manifests of the service and of its jobs. alerts: Prometheus rules. iam: policies,
-    and acl: Redis users, each of all roles or of one. Installs nothing, and prints no secret. With -o json the file
-    is the key text of a JSON document.
+    systemd: a unit, of the service, or of the canary by its role. kubernetes: manifests of both and of the jobs.
+    alerts: Prometheus rules. iam: policies, and acl: Redis users, each of all roles or of one. Installs nothing, and
+    prints no secret. With -o json the file is the key text of a JSON document.
 
     \b
     Examples:
       saltctl service emit systemd
+      saltctl service emit systemd --role saltctl-canary
       saltctl service emit kubernetes --image registry.example/saltctl:1.0
       saltctl service emit alerts
       saltctl service emit iam --role saltctl-app
@@ -69,19 +71,11 @@ def emit(
 
 
 def _content(kind: Kind, settings: Settings, role: Role | None, executable: str | None, image: str | None) -> str:
-    from saltctl.deployment import acl, alerts, iam, kubernetes, systemd
-    from saltctl.deployment.variables import variables_of
+    from saltctl.deployment import acl, alerts, iam, kubernetes
 
     match kind:
         case "systemd":
-            words = [executable] if executable is not None else running_executable()
-            unit = systemd.unit(settings, words)
-            if systemd.is_hidden(words[0]):
-                warn(f"the unit hides {words[0]} from the service (ProtectHome, PrivateTmp): install saltctl elsewhere")
-            if "SALTCTL_REDIS_URL" not in variables_of(settings):
-                missing = "has a password" if settings.redis_url else "is not set"
-                warn(f"the unit has no Redis URL, which {missing}: write SALTCTL_REDIS_URL into {systemd.SECRETS}")
-            return unit
+            return _unit(settings, role, [executable] if executable is not None else running_executable())
         case "kubernetes":
             return kubernetes.manifests(settings, image or kubernetes.IMAGE)
         case "alerts":
@@ -94,6 +88,25 @@ def _content(kind: Kind, settings: Settings, role: Role | None, executable: str 
                     f"{role} needs no Redis user", hint=command_line("service", "emit", "iam", "--role", role)
                 )
             return acl.users(settings, role)
+
+
+def _unit(settings: Settings, role: Role | None, words: Sequence[str]) -> str:
+    """Return the unit of a role, that of the service by default; warn of what is missing in it."""
+    from saltctl.deployment import systemd
+    from saltctl.deployment.variables import variables_of
+
+    kinds = {"saltctl-service": (systemd.unit, systemd.SECRETS)}
+    kinds["saltctl-canary"] = (systemd.canary_unit, systemd.CANARY_SECRETS)
+    if (role := role or "saltctl-service") not in kinds:
+        raise UsageError(f"{role} has no unit", hint="saltctl service emit systemd --role saltctl-canary")
+    make, secrets = kinds[role]
+    unit = make(settings, words)
+    if systemd.is_hidden(words[0]):
+        warn(f"the unit hides {words[0]} from the service (ProtectHome, PrivateTmp): install saltctl elsewhere")
+    if "SALTCTL_REDIS_URL" not in variables_of(settings):
+        missing = "has a password" if settings.redis_url else "is not set"
+        warn(f"the unit has no Redis URL, which {missing}: write SALTCTL_REDIS_URL into {secrets}")
+    return unit
 
 
 def running_executable() -> list[str]:

@@ -237,7 +237,12 @@ class RegistryItem:
         self._known_id = ""
 
     def allow_cooling(self) -> bool:
-        """Record that entries may be cooled, so that older clients are refused; return whether they were not before."""
+        """Record that entries may be cooled, so that older clients are refused; return whether they were not before.
+
+        Writes nothing if that is recorded, so that it needs no right to write this item then.
+        """
+        if not self.serves_older_clients():
+            return False
         number = {":cooled": {"N": str(COOLED_FORMAT)}}
         recorded = self._items.update_item(
             REGISTRY_ITEM_ID, "SET registry_format = :cooled", "registry_format < :cooled", number

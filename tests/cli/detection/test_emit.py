@@ -12,7 +12,7 @@ import pytest
 from saltctl.cli.detection.emit import running_executable
 from tests.cli.conftest import Runner
 
-ROLES = ("saltctl-app", "saltctl-service", "saltctl-readonly")
+ROLES = ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary")
 
 
 @pytest.mark.parametrize("kind", ["systemd", "kubernetes", "alerts", "iam", "acl"])
@@ -48,6 +48,9 @@ def test_the_unit_runs_this_saltctl(saltctl: Runner) -> None:
     (line,) = [line for line in saltctl("service", "emit", "systemd").out.splitlines() if line.startswith("ExecStart=")]
     assert Path(shlex.split(line.removeprefix("ExecStart="))[0]).is_file()
     assert line.removeprefix("ExecStart=").startswith("/")
+    canary = saltctl("service", "emit", "systemd", "--role", "saltctl-canary", "--executable", "/opt/saltctl")
+    assert "\nExecStart=/opt/saltctl canary --every=1m " in canary.out
+    assert "write SALTCTL_REDIS_URL into /etc/saltctl/canary.env" in canary.err
     other = saltctl("service", "emit", "systemd", "--executable", "/opt/saltctl/bin/saltctl")
     assert "\nExecStart=/opt/saltctl/bin/saltctl service run " in other.out
     assert "ProtectHome" not in other.err
@@ -84,7 +87,8 @@ def test_a_role_is_a_file_of_its_own(saltctl: Runner) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("systemd --role saltctl-app", "--role has no effect on systemd"),
+        ("kubernetes --role saltctl-app", "--role has no effect on kubernetes"),
+        ("systemd --role saltctl-app", "saltctl-app has no unit"),
         ("iam --executable /usr/bin/saltctl", "--executable has no effect on iam"),
         ("systemd --image saltctl", "--image has no effect on systemd"),
         ("acl --role saltctl-alarms", "saltctl-alarms needs no Redis user"),
@@ -104,4 +108,4 @@ def test_the_image_is_an_option(saltctl: Runner) -> None:
     """Without it there is a placeholder."""
     assert "registry.example/" in saltctl("service", "emit", "kubernetes").out
     text = saltctl("service", "emit", "kubernetes", "--image", "ghcr.io/chat/saltctl:1.2").out
-    assert text.count('image: "ghcr.io/chat/saltctl:1.2"') == text.count("image: ") == 4
+    assert text.count('image: "ghcr.io/chat/saltctl:1.2"') == text.count("image: ") == 5

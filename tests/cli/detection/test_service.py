@@ -239,7 +239,7 @@ class Roles:
 
 def with_passwords(line: str) -> str:
     """Return an emitted user with the part of its name after ``saltctl-`` as its password."""
-    for number, role in enumerate(("app", "service", "readonly"), 1):
+    for number, role in enumerate(("app", "service", "readonly", "canary"), 1):
         line = line.replace(f"CHANGE-ME-{number}", role)
     return line
 

@@ -104,6 +104,8 @@ COMMANDS = (
     command("heat", redis=4, aws=4),
     command("config show", redis=0, aws=0),
     command("registry discover --from-export {directory}/export", redis=0),
+    command("canary --dry-run", redis=0, aws=0),
+    command("canary", redis={69: 4}),
 )
 
 

@@ -1,0 +1,1 @@
+"""Tests of saltctl.cli.health."""
