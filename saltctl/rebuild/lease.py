@@ -28,6 +28,8 @@ class Lease:
     Args:
         owner: an id that is unique to this run.
         heartbeat_every: seconds between two heartbeats.
+        wait_command: waits until the lease is free, or comes again later; for the hint.
+        doing: what a process does that holds the lease, for messages.
     """
 
     store: LeaseStore
@@ -37,6 +39,7 @@ class Lease:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     wait_command: str = "saltctl rebuild --lock-wait 15m"
+    doing: str = "rebuilding or recovering"
     _heartbeat_due: float = field(default=0.0, init=False)
     _process: Process | None = field(default=None, init=False)
 
@@ -58,7 +61,7 @@ class Lease:
             if self.clock() >= deadline:
                 age = max(self.now() - holder.heartbeat, 0.0)
                 raise LeaseHeldError(
-                    f"{process} is rebuilding or recovering already ({holder.progress}; heartbeat {age:.0f} s ago)",
+                    f"{process} is {self.doing} already ({holder.progress}; heartbeat {age:.0f} s ago)",
                     hint=hint_of(
                         f"if it died, its lease ends {LEASE_EXPIRY:.0f} s after its last heartbeat", self.wait_command
                     ),

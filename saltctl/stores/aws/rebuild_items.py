@@ -16,16 +16,20 @@ SCAN_ID = "#recovery"
 
 
 class LeaseItem:
-    """The lease store on DynamoDB. Thread-safe. See ``contracts.LeaseStore`` for the semantics."""
+    """The lease store on DynamoDB. Thread-safe. See ``contracts.LeaseStore`` for the semantics.
 
-    def __init__(self, items: BackupItems) -> None:
+    ``item_id`` is the item that has the lease: that of rebuilds and recoveries, or another job's own.
+    """
+
+    def __init__(self, items: BackupItems, item_id: str = LEASE_ID) -> None:
         self._items = items
+        self._id = item_id
 
     def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
         """Take the lease if it is free or its holder has stopped renewing it."""
         for _ in range(3):
             taken = self._items.update_item(
-                LEASE_ID,
+                self._id,
                 "SET lease_owner = :owner, lease_host = :host, lease_pid = :pid, lease_since = :now, "
                 "lease_heartbeat = :now, lease_progress = :progress",
                 # A lease that was edited by hand and has no time must not block every rebuild for ever.
@@ -51,7 +55,7 @@ class LeaseItem:
     def renew(self, owner: str, now: float, progress: str) -> bool:
         """Write a heartbeat; False if another process has taken the lease over."""
         renewed = self._items.update_item(
-            LEASE_ID,
+            self._id,
             "SET lease_heartbeat = :now, lease_progress = :progress",
             "lease_owner = :owner",
             {":owner": {"S": owner}, ":now": {"N": f"{now:.3f}"}, ":progress": {"S": progress}},
@@ -61,12 +65,12 @@ class LeaseItem:
     def release(self, owner: str) -> None:
         """Free the lease if this owner still holds it."""
         self._items.update_item(
-            LEASE_ID, "REMOVE lease_owner, lease_heartbeat", "lease_owner = :owner", {":owner": {"S": owner}}
+            self._id, "REMOVE lease_owner, lease_heartbeat", "lease_owner = :owner", {":owner": {"S": owner}}
         )
 
     def holder(self) -> LeaseHolder | None:
         """Read the current holder, even if its heartbeat is old; None if the lease is free."""
-        item = self._items.read_item(LEASE_ID) or {}
+        item = self._items.read_item(self._id) or {}
         if "lease_owner" not in item:
             return None
         return LeaseHolder(
