@@ -131,6 +131,23 @@ AUDIT_KEYS = (
     "unproven",
     "recent_n",
 )
+ALL_KEYS = (
+    "audited",
+    "orphans",
+    "found",
+    "lost",
+    "findings",
+    "cycle_complete",
+    "cycle_began_at",
+    "cycle_audited",
+    "unread",
+    "oldest_age_s",
+    "sample_items",
+    "sample_age_s",
+    "consumed_rcu",
+    "seconds",
+)
+FINDING_KEYS = ("conversation_id", "kind", "orphans", "max_n", "needed_n", "at", "detail")
 IMPORT_KEYS = ("read", "raised", "unchanged", "completed", "skipped", "raises", "bad_lines", "seconds", "dry_run")
 DISCOVERED_KEYS = ("conversation_id", "needed_n", "backup_n", "state", "problem")
 
@@ -237,6 +254,7 @@ COMMANDS = (
         keys=AUDIT_KEYS,
         nested={"partitions": ("partition_key", "messages")},
     ),
+    Contract("history audit", ("--all", "--for", "1ms", "--sample-items", "0"), keys=ALL_KEYS),
     Contract(
         "stream status",
         ("--window", "50ms"),

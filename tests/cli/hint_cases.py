@@ -288,6 +288,11 @@ def _orphans_of_the_canary(world: World) -> None:
             world.update(conversation, "SET max_n = :n, write_n = :n", n={"N": "1"})
 
 
+def _damaged_audit(world: World) -> None:
+    create_messages(world)
+    world.update("#audit", "SET audit_state = :text", text={"S": "{}"})
+
+
 def _few_orphans(world: World) -> None:
     """Rows on salts beyond max_n that are too few to prove whose messages they are."""
     create_messages(world)
@@ -893,6 +898,21 @@ CASES = [
         _messages,
     ),
     Case("cli/history/history.py:_repair_command", f"saltctl history audit {CONVERSATION}", 3, AUDIT, _orphans),
+    Case("history/full_audit/state.py:command", "saltctl history audit --all", 3, AUDIT, _orphans),
+    Case(
+        "history/full_audit/state.py",
+        "saltctl history audit --all",
+        6,
+        "saltctl history audit --all --restart",
+        _damaged_audit,
+    ),
+    Case(
+        "cli/history/history.py",
+        "saltctl history audit",
+        2,
+        "saltctl history audit --all --max-rcu 50",
+        create_messages,
+    ),
     Case(
         "cli/history/history.py:_unproven",
         "saltctl history audit conv --repair --yes",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from saltctl.detection.replay import ReplayReport
     from saltctl.detection.stream_status import StreamStatus
     from saltctl.history.audit import Audit
+    from saltctl.history.full_audit.events import FullAudit
     from saltctl.rebuild.events import RebuildReport
     from saltctl.registry.drift import ComparisonReport
     from saltctl.registry.transfer import ImportReport
@@ -152,6 +153,16 @@ def backlog_sentence(found: StreamStatus) -> str:
     unread = "an unknown number" if found.group.lag is None else f"{found.group.lag:,}"
     backlog = f"{unread} unread, {found.group.pending:,} pending"
     return f"{found.verdict}: {counted(found.alive, 'instance')} alive, {backlog}"
+
+
+def full_audit_sentence(report: FullAudit) -> str:
+    """Say whether readers see every message of every conversation, and how much is proved."""
+    took = f"{counted(report.audited, 'conversation')} audited in {report.seconds:,.1f} s"
+    if report.found:
+        return f"Found: {counted(report.found, 'conversation')} to look at; {took}"
+    if report.oldest_age_s is None:
+        return f"Nothing found so far: {took}; the first cycle is not complete"
+    return f"Complete: readers see every message; {took}"
 
 
 def audit_sentence(found: Audit, *, repaired: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from saltctl.cli import option
 from saltctl.cli.formats.sentences import audit_sentence
 from saltctl.cli.formats.text import counted
 from saltctl.cli.guide.groups import new_group
-from saltctl.cli.jobs import drain
+from saltctl.cli.jobs import drain, track_job
 from saltctl.cli.output import columns_of, format_value, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
@@ -174,10 +175,24 @@ def find(
 @group.command("audit")
 def audit(
     context: typer.Context,
-    conversation: option.Conversation,
+    conversation: Annotated[
+        str | None, typer.Argument(metavar="CONV", help="A conversation id; none with --all.", show_default=False)
+    ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Raise N to what the messages need.")] = False,
     reason: option.OptionalReason = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="All conversations of the registry, from where it ended.")
+    ] = False,
+    max_rcu: option.MaxRcu = None,
+    for_: Annotated[float, option.duration("--for", "With --all: end after this long, such as 50s; exit 0.")] = 0.0,
+    sample_items: Annotated[
+        int | None,
+        option.number("--sample-items", "With --all: messages to look at for lost entries; 10000.", 0, 10**12),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="With --all: begin a new cycle.")] = False,
     timeout: option.Timeout = 0.0,
+    cron: option.Cron = False,
+    metrics_file: option.MetricsFile = None,
     dry_run: option.DryRun = False,
     yes: option.Yes = False,
     confirm: option.Confirm = None,
@@ -193,31 +208,38 @@ def audit(
     If the conversation's item in the backup, or its value in Redis, is damaged, --repair replaces it: by an N that is
     not below what the other side, the item and the messages show.
 
-    This audits all salted conversations, one after the other; xargs exits with 123 unless each audit exits with 0:
-
-    \b
-      saltctl registry list | tail -n +2 | cut -f1 |
-        tr '\\n' '\\0' | xargs -0 -n1 saltctl history audit --
+    --all audits each conversation of the registry, and looks for entries that the registry lost in a sample of the
+    messages. It asks only partitions that readers do not query. Each run continues where the last one ended, until
+    the cycle is complete. See `saltctl help audit`. Exits 3 as long as anything that was found stands.
 
     \b
     Examples:
       saltctl history audit conv_hot_08
       saltctl history audit conv_hot_08 --repair --dry-run -o json
+      saltctl history audit --all --max-rcu 50 --for 50s
     """
-    from saltctl.history.audit import Audit, Auditor
-    from saltctl.registry.mending import find_damage
-
     session = session_of(context)
+    one: dict[str, object] = {"CONV": conversation, "--repair": repair, "--reason": reason, "--dry-run": dry_run}
+    one |= {"--yes": yes, "--confirm": confirm}
+    every: dict[str, object] = {"--max-rcu": max_rcu, "--for": for_, "--sample-items": sample_items}
+    every |= {"--restart": restart}
+    if all_:
+        from saltctl.cli.history.full_audit import AllOptions, audit_all
+
+        options = AllOptions(max_rcu, for_, sample_items, restart=restart)
+        with track_job("history audit", session, cron=cron, metrics_file=metrics_file) as job:
+            _refuse_beside("--all", one)
+            with deadline(timeout):
+                audit_all(session, job, options, output)
+        return
+    every |= {"--cron": cron, "--metrics-file": metrics_file}
+    if conversation is None:
+        raise UsageError(
+            "cannot audit: neither a conversation nor --all is given", hint="saltctl history audit --all --max-rcu 50"
+        )
+    _refuse_beside("CONV", every)
     with deadline(timeout):
-        damage = find_damage(session.store, session.backup, conversation)
-        events = Auditor(session.history, conversation, cap=session.settings.max_n_cap, damage=damage).run()
-        with show_progress("looking beyond max_n") as (show, _):
-            nouns = ("message", "messages")
-            found = drain(
-                events,
-                Audit,
-                lambda event: isinstance(event, Audit) or show(Step("looking beyond max_n", event.messages, nouns)),
-            )
+        found, damage = _audit_one(session, conversation)
         repaired = repair and (found.orphaned > 0 or damage is not None) and not dry_run
         if repair and found.unproven:
             raise _unproven(found)
@@ -227,23 +249,52 @@ def audit(
     record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
     tables = {"partitions": PARTITION_COLUMNS, "orphans": ORPHAN_COLUMNS}
     print_result(record, output, columns=AUDIT_COLUMNS, lists=tables, sentence=audit_sentence(found, repaired=repaired))
-    if repaired:
-        return
+    if not repaired:
+        _warn(found, damage)
+        if not found.complete:
+            raise typer.Exit(ExitCode.FOUND_SOMETHING)
+
+
+def _refuse_beside(name: str, given: Mapping[str, object]) -> None:
+    """Raise UsageError if one of these options is given: they are not for ``name``."""
+    for other, value in given.items():
+        if value or type(value) is int:  # --sample-items 0 is given, too
+            raise UsageError(f"cannot use {other} with {name}", hint=f"leave out {other}, or {name}")
+
+
+def _audit_one(session: Session, conversation: str) -> tuple[Audit, Damage | None]:
+    """Audit one conversation; return the audit, and what is damaged."""
+    from saltctl.history.audit import Audit, Auditor
+    from saltctl.registry.mending import find_damage
+
+    damage = find_damage(session.store, session.backup, conversation)
+    events = Auditor(session.history, conversation, cap=session.settings.max_n_cap, damage=damage).run()
+    with show_progress("looking beyond max_n") as (show, _):
+        nouns = ("message", "messages")
+        found = drain(
+            events,
+            Audit,
+            lambda event: isinstance(event, Audit) or show(Step("looking beyond max_n", event.messages, nouns)),
+        )
+    return found, damage
+
+
+def _warn(found: Audit, damage: Damage | None) -> None:
+    """Print a warning for what readers miss, with the command that mends it."""
+    conversation = found.conversation_id
     if damage is not None:
         warn(f"damaged: {damage.problem}; lookups that read it fail", _repair_command(conversation))
-    if found.orphaned:
-        if found.orphaned > len(found.orphans):
-            note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages that readers miss")
-        if found.unproven:
-            warn(f"rows beyond max_n may belong to other conversations: {found.unproven}")
-        else:
-            warn(
-                f"readers miss {counted(found.orphaned, 'message')}: {conversation} has {_covered(found)} and needs "
-                f"{found.needed_n}",
-                _repair_command(conversation),
-            )
-    if not found.complete:
-        raise typer.Exit(ExitCode.FOUND_SOMETHING)
+    if not found.orphaned:
+        return
+    if found.orphaned > len(found.orphans):
+        note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages that readers miss")
+    if found.unproven:
+        warn(f"rows beyond max_n may belong to other conversations: {found.unproven}")
+    else:
+        missed = f"readers miss {counted(found.orphaned, 'message')}"
+        warn(
+            f"{missed}: {conversation} has {_covered(found)} and needs {found.needed_n}", _repair_command(conversation)
+        )
 
 
 def _covered(found: Audit) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from saltctl.errors import UsageError
-from saltctl.history.full_audit.state import FindingKind
+from saltctl.history.full_audit.state import Finding
 from saltctl.values import check_number, check_whole
 
 SAMPLE_ITEMS = 10_000
@@ -60,19 +60,6 @@ class AuditRestarted:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundConversation:
-    """A finding, with the keys of the command's JSON. ``at`` is ISO 8601 UTC."""
-
-    conversation_id: str
-    kind: FindingKind
-    orphans: int
-    max_n: int
-    needed_n: int
-    at: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class FullAudit:
     """The report of a run, with the keys of the command's JSON.
 
@@ -90,7 +77,7 @@ class FullAudit:
     orphans: int
     found: int
     lost: int
-    findings: list[FoundConversation]
+    findings: list[Finding]
     cycle_complete: bool
     cycle_began_at: str | None
     cycle_audited: int

@@ -14,12 +14,11 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from saltctl.errors import CheckpointRefusedError, LeaseHeldError, SaltctlError
 from saltctl.history.full_audit.events import (
     AuditRestarted,
-    FoundConversation,
     FullAudit,
     FullAuditOptions,
     FullAuditProgress,
@@ -104,6 +103,7 @@ class FullAuditor:
             UnavailableError, AccessDeniedError, ConfigurationError: a server that every conversation needs fails. The
                 next run continues.
         """
+        _ = self.history.store.keys  # a missing table is no failure of one conversation
         yield from self._lease.acquire(0.0)
         try:
             yield from self._load()
@@ -305,7 +305,7 @@ class FullAuditor:
             orphans=sum(finding.orphans for finding in state.findings),
             found=state.found,
             lost=sum(finding.kind == "lost" for finding in state.findings),
-            findings=[FoundConversation(**asdict(one) | {"at": iso_utc(one.at)}) for one in state.findings],
+            findings=list(state.findings),
             cycle_complete=self._completed,
             cycle_began_at=None if state.began is None else iso_utc(state.began),
             cycle_audited=state.audited,

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from saltctl.commands import command_line
 from saltctl.errors import CheckpointRefusedError
+from saltctl.salting import is_conversation_id
 from saltctl.stores.audit_item import AuditItem
 from saltctl.stores.contracts.messages import Item
 
@@ -44,6 +46,15 @@ class Finding:
     max_n: int = 1
     needed_n: int = 0
     detail: str = ""
+
+    @property
+    def command(self) -> str:
+        """The command that mends it, or shows more; empty if the id cannot be that of a conversation."""
+        if not is_conversation_id(self.conversation_id):
+            return ""
+        mends = self.kind in (*MISSING, "damaged")
+        given = {"--repair": mends, "--yes": mends}
+        return command_line("history", "audit", ids=[self.conversation_id], given=given)
 
     @property
     def is_plausible(self) -> bool:

@@ -90,6 +90,7 @@ COMMANDS = (
     command("history read conv_hot_01", redis=0),
     command("history find conv_hot_12 ma5abd5f5b05b", redis=0),
     command("history audit conv_hot_01", redis=0),
+    command("history audit --all --for 1ms --sample-items 0", redis=0),
     command("stream status --window 50ms", aws=3),
     command("stream peek", aws=0),
     command("stream replay --dry-run"),

@@ -441,6 +441,46 @@ def test_an_audit_finds_a_lost_raise(saltctl: Runner, orphaned: list[str]) -> No
     assert "audit conv --repair" in outcome.err
 
 
+def test_an_audit_of_all_names_each_finding_with_its_command(
+    saltctl: Runner, orphaned: list[str], registry: Registry, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found as long as it stands, also by cron. The commands mend it, and then nothing is printed."""
+    monkeypatch.setenv("SALTCTL_MAX_N_CAP", "16")  # an audit queries each of these partitions
+    registry.raise_to("other", 2)
+    for number in range(40):
+        history.store.put(f"gone#{salt_of(f'm{number}', 4)}", f"2026-07-01T09:{number:02d}:00Z#m{number}", {})
+    first = saltctl("history", "audit", "--all", "--for", "1ms", "-o", "json")
+    assert (first.json["cycle_complete"], first.json["oldest_age_s"], first.json["audited"]) == (False, None, 1)
+    outcome = saltctl("history", "audit", "--all", "--max-rcu", "10000", "-o", "json")
+    assert (outcome.code, outcome.json["cycle_complete"]) == (3, True)
+    kinds = {found["conversation_id"]: found["kind"] for found in outcome.json["findings"]}
+    assert kinds == {CONV: "beyond", "gone": "lost"}
+    line = json.loads(saltctl("history", "audit", "--all", "--cron").err)
+    assert (line["event"], line["outcome"], line["found"]) == ("history audit", "found", 2)
+    for name in (CONV, "gone"):
+        assert f"try: saltctl history audit {name} --repair --yes" in saltctl("history", "audit", "--all").err
+        assert saltctl("history", "audit", name, "--repair", "--yes").code == 0
+    assert saltctl("history", "audit", "--all").out.startswith("Complete: readers see every message")
+    quiet = saltctl("history", "audit", "--all", "--cron", "-o", "json")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (("--all", CONV), "CONV with --all"),
+        (("--all", "--repair"), "--repair with --all"),
+        ((CONV, "--sample-items", "0"), "--sample-items with CONV"),
+        ((CONV, "--cron"), "--cron with CONV"),
+    ],
+)
+def test_an_audit_is_of_one_or_of_all(saltctl: Runner, words: tuple[str, ...], refused: str) -> None:
+    """Options of the one are no options of the other."""
+    outcome = saltctl("history", "audit", *words)
+    assert outcome.code == 2
+    assert refused in outcome.err
+
+
 def test_an_audit_repairs_only_with_consent(saltctl: Runner, orphaned: list[str], backup: BackupTable) -> None:
     """A dry run and a missing confirmation change nothing. ``--yes`` raises N, and then readers see all messages."""
     assert saltctl("history", "audit", CONV, "--repair", "--dry-run").code == 3
