@@ -15,7 +15,7 @@ from saltctl.errors import (
     SaltctlError,
     UsageError,
 )
-from saltctl.health.checks import access, cooling, dynamodb, redis, stream
+from saltctl.health.checks import access, audit, cooling, dynamodb, redis, stream
 from saltctl.health.checks.redis import each_primary
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, fail, skip
@@ -70,6 +70,7 @@ CHECKS: tuple[Check, ...] = (
     Check("throttles", dynamodb.throttles, "messages-table"),
     Check("drift", dynamodb.drift, "backup-layout"),
     Check("boundaries", cooling.boundaries, "messages-table"),
+    Check("audit", audit.audit, "backup-registry"),
 )
 
 

@@ -14,7 +14,9 @@ from typing import Any, Generic, TypeVar
 from saltctl.detection.stream_status import read_stream_status
 from saltctl.errors import SaltctlError
 from saltctl.health.fix_commands import FixCommands
+from saltctl.history.full_audit.state import AuditState, load_state
 from saltctl.settings import Settings
+from saltctl.stores.audit_item import AuditItem
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
@@ -147,6 +149,8 @@ class Facts:
     )
     """CloudWatch metrics, with a single attempt for each request."""
 
+    full_audit = Once(lambda facts: facts.find_audit())
+    """State of the audit of all conversations; None before the first one of this registry."""
     servers = Once(lambda facts: [facts.redis.info(primary) for primary in facts.redis.primaries()])
     """INFO of every primary."""
     identity = Once(lambda facts: facts.backup.registry.read(recheck=True))
@@ -185,6 +189,13 @@ class Facts:
             return f"{self.settings.layout}:{self.settings.registry_id or self.identity.registry_id}"
         except SaltctlError:
             return self.found_layout or self.settings.layout
+
+    def find_audit(self) -> AuditState | None:
+        """Read the state of the audit. One of another registry, or of another messages table, says nothing."""
+        state = load_state(AuditItem(self.backup))
+        if state is None or state.messages_table != self.settings.messages_table:
+            return None
+        return state if state.registry_id == self.identity.registry_id else None
 
     @property
     def redis_was_verified(self) -> bool:

@@ -90,6 +90,7 @@ def _problems(status: Mapping[str, Panel]) -> Iterator[_Problem]:
     """Yield the problems; a cause comes before what follows from it."""
     yield from _stores(status)
     yield from _drift(status)
+    yield from _audit(status)
     yield from _throttling(status)
     yield from _service(status)
     for name in ("raises", "lease"):
@@ -181,6 +182,18 @@ def _drift(status: Mapping[str, Panel]) -> Iterator[_Problem]:
             return
         differ = f"{drift['found']:,} of {drift['checked']:,} conversations of a sample differ"
         yield _Problem("BROKEN", f"answers may be wrong: {differ} in Redis and the backup", "saltctl compare")
+
+
+def _audit(status: Mapping[str, Panel]) -> Iterator[_Problem]:
+    """Yield that readers miss messages. What else an audit found is in its panel."""
+    audit = status["audit"]
+    if audit["error"]:
+        yield from _unread(status, "audit", "the audit cannot be read")
+    elif audit["missed"]:
+        first = audit["findings"][0]
+        many = "1 conversation" if audit["missed"] == 1 else f"{audit['missed']:,} conversations"
+        cause = f"readers miss messages of {many}, such as {first['conversation_id']!r}"
+        yield _Problem("BROKEN", cause, first["command"])
 
 
 def _throttling(status: Mapping[str, Panel]) -> Iterator[_Problem]:

@@ -12,6 +12,7 @@ from saltctl.commands import command_line
 from saltctl.errors import BackupLostError, ConfigurationError, ExitCode, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.headline import headline_of
+from saltctl.history.full_audit.state import MISSING, age
 from saltctl.registry.compare import compare_sample
 from saltctl.registry.failures import read_undamaged
 from saltctl.registry.recovery.recovery_plan import Elsewhere
@@ -29,6 +30,9 @@ TIMEOUT_SECONDS = 5.0
 THROTTLE_MINUTES = 60
 SAMPLED_BUCKETS = 512
 """Most buckets that the drift sample reads, so that the screen appears within a second."""
+
+MAX_FINDINGS_SHOWN = 5
+"""Findings of the audit of all conversations that a status has."""
 
 PROBE_ID = "saltctl-status"
 """The conversation that a status looks up. It need not exist."""
@@ -192,6 +196,31 @@ def throttles(facts: Facts) -> Panel:
     }
 
 
+def audit(facts: Facts) -> Panel:
+    """Read what the audit of all conversations found, and how old its proof is. All values are null before the first.
+
+    ``missed`` counts the conversations of which readers miss messages, and ``findings`` has the first ones of all.
+    """
+    state = facts.full_audit
+    if state is None:
+        return dict.fromkeys(AUDIT_KEYS)
+    found = sorted(state.findings, key=lambda finding: finding.kind not in MISSING)
+    return {
+        "oldest_age_s": age(state.proven, facts.now()),
+        "sample_age_s": age(state.sample.complete, facts.now()),
+        "found": state.found,
+        "missed": sum(finding.kind in MISSING for finding in found),
+        "orphans": sum(finding.orphans for finding in found if finding.kind in MISSING),
+        "unread": state.unread,
+        "cycle_began_at": None if state.began is None else iso_utc(state.began),
+        "cycle_audited": state.audited,
+        "findings": [
+            {"conversation_id": one.conversation_id, "kind": one.kind, "needed_n": one.needed_n, "command": one.command}
+            for one in found[:MAX_FINDINGS_SHOWN]
+        ],
+    }
+
+
 def lease(facts: Facts) -> Panel:
     """Read the holder of the lease."""
     holder = facts.backup.lease.holder()
@@ -204,6 +233,17 @@ def lease(facts: Facts) -> Panel:
     }
 
 
+AUDIT_KEYS = (
+    "oldest_age_s",
+    "sample_age_s",
+    "found",
+    "missed",
+    "orphans",
+    "unread",
+    "cycle_began_at",
+    "cycle_audited",
+    "findings",
+)
 PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
     "registry": (
         registry,
@@ -225,6 +265,7 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
     "service": (service, ("verdict", "alive", "lag", "pending", "dead_letters", "instances")),
     "raises": (raises, ("last",)),
     "throttles": (throttles, ("table", "total", "causes", "per_minute", "seen", "last_at", "ongoing")),
+    "audit": (audit, AUDIT_KEYS),
     "lease": (lease, ("held", "host", "pid", "progress", "heartbeat")),
 }
 """Each panel and its keys. All keys are null if the panel's source fails."""

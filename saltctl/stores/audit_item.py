@@ -35,3 +35,12 @@ class AuditItem:
             },
         )
         return saved is not None
+
+    def replace(self, before: str, after: str, checksum: int = 64) -> bool:
+        """Replace the state unless it has changed since it was read; return whether it was replaced.
+
+        A state begins with ``checksum`` characters that no other one begins with.
+        """
+        values = {":after": {"S": after}, ":before": {"S": before[:checksum]}}
+        condition = "begins_with(audit_state, :before)"
+        return self._items.update_item(AUDIT_ID, "SET audit_state = :after", condition, values) is not None

@@ -318,7 +318,7 @@ COMMANDS = (
     Contract("heat", keys=HEAT_KEYS, listed=True),
     Contract(
         "status",
-        keys=("at", "registry", "drift", "service", "raises", "throttles", "lease"),
+        keys=("at", "registry", "drift", "service", "raises", "throttles", "audit", "lease"),
     ),
     Contract("config show", keys=("name", "value", "origin"), listed=True),
     Contract("config path", keys=("path", "exists")),

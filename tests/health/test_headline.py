@@ -33,8 +33,10 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "service": FINE | {"verdict": "ok", "pending": 0},
     "raises": FINE,
     "throttles": FINE | {"table": "m", "ongoing": False},
+    "audit": FINE | {"found": 0, "missed": 0, "findings": []},
     "lease": FINE,
 }
+AUDITED = [{"conversation_id": "a b", "kind": "lost", "needed_n": 8, "command": "saltctl history audit 'a b' --repair"}]
 DAMAGED = {"damaged": 1, "damaged_items": [{"conversation_id": "a b", "problem": "it has no max_n"}]}
 DAMAGED_ITEM = "the backup has damaged items: 1 in a sample, such as 'a b': it has no max_n"
 NOT_RAISED = "hot conversations are not raised"
@@ -45,6 +47,18 @@ FROM_REDIS = "answers are right, from Redis"
 @pytest.mark.parametrize(
     ("changes", "state", "text", "command"),
     [
+        (
+            {"audit": {"found": 3, "missed": 2, "findings": AUDITED}, "lease": AWS_DOWN},
+            "BROKEN",
+            "readers miss messages of 2 conversations, such as 'a b'; lease cannot be read: AWS cannot be reached",
+            "saltctl history audit 'a b' --repair",
+        ),
+        (
+            {"audit": {"found": 1, "missed": 0, "findings": AUDITED}},
+            "OK",
+            "lookups, raises and the service work, nothing is throttled",
+            "",
+        ),
         ({}, "OK", "lookups, raises and the service work, nothing is throttled", ""),
         (
             {"registry": {"verified": False}},

@@ -89,8 +89,11 @@ def format_age(at: str, now: datetime | None = None) -> str:
         seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(at)).total_seconds()
     except (ValueError, TypeError):
         return at
-    if seconds < 0:
-        return at
+    return at if seconds < 0 else format_seconds_ago(seconds)
+
+
+def format_seconds_ago(seconds: float) -> str:
+    """Return ``3m ago`` for 180 seconds and some more."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{int(seconds // size)}{unit} ago"

@@ -16,7 +16,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import unsealed_note
 from saltctl.cli.formats.tables import lines_beside
-from saltctl.cli.formats.text import counted, format_age, printable
+from saltctl.cli.formats.text import counted, format_age, format_seconds_ago, printable
 from saltctl.cli.hints import in_force
 from saltctl.cli.output import (
     OutputFormat,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 COLUMNS = columns_of(
     "at context protected redis backup_table messages_table state headline next "
-    "registry backup lookups drift service raises throttles lease"
+    "registry backup lookups drift service raises throttles audit lease"
 )
 MIN_INTERVAL = 0.5
 """Shortest interval of --watch, in seconds."""
@@ -289,6 +289,23 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[0] if value <= 0 else BARS[max(1, round(value / peak * 7))] for value in values)
 
 
+def _audit(panel: Panel) -> list[Text]:
+    if panel["found"] is None:
+        return [_line(("never run; saltctl history audit --all", QUIET))]
+    since, sample = (_ago(panel[key]) for key in ("oldest_age_s", "sample_age_s"))
+    ages = f"conversations {since}, messages {sample}"
+    if not panel["found"]:
+        return [_line(("nothing found", GOOD if panel["oldest_age_s"] is not None else QUIET), f"; {ages}")]
+    many = counted(panel["missed"], "conversation")
+    missed = (f"readers miss messages of {many}", BAD)
+    others = (f"{counted(panel['found'], 'conversation')} to look at", WARNING)
+    return [_line(missed if panel["missed"] else others, f"; {ages}")]
+
+
+def _ago(seconds: float | None) -> str:
+    return "never" if seconds is None else format_seconds_ago(seconds)
+
+
 def _lease(panel: Panel) -> list[Text]:
     if not panel["held"]:
         return [_line(("free", GOOD))]
@@ -304,5 +321,6 @@ _PANELS: Mapping[str, Callable[[Panel], list[Text]]] = {
     "service": _service,
     "raises": _raises,
     "throttles": _throttles,
+    "audit": _audit,
     "lease": _lease,
 }

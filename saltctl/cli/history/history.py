@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.commands import command_line, hint_of
-from saltctl.errors import ExitCode, RefusedError, UsageError
+from saltctl.errors import ExitCode, RefusedError, SaltctlError, UsageError
 from saltctl.stores.contracts import raise_reasons
 
 if TYPE_CHECKING:
@@ -246,6 +247,8 @@ def audit(
         if repaired:
             reason = reason or (raise_reasons.AUDITED if damage is None else raise_reasons.MENDED)
             _repair(session, found, damage, reason, confirm, yes=yes)
+        if repaired or found.complete:
+            _forget_finding(session, conversation)
     record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
     tables = {"partitions": PARTITION_COLUMNS, "orphans": ORPHAN_COLUMNS}
     print_result(record, output, columns=AUDIT_COLUMNS, lists=tables, sentence=audit_sentence(found, repaired=repaired))
@@ -277,6 +280,15 @@ def _audit_one(session: Session, conversation: str) -> tuple[Audit, Damage | Non
             lambda event: isinstance(event, Audit) or show(Step("looking beyond max_n", event.messages, nouns)),
         )
     return found, damage
+
+
+def _forget_finding(session: Session, conversation: str) -> None:
+    """Remove the finding of an audit of all conversations. If that fails, its next run does so."""
+    from saltctl.history.full_audit.state import forget_finding
+    from saltctl.stores.audit_item import AuditItem
+
+    with suppress(SaltctlError):
+        forget_finding(AuditItem(session.backup), conversation)
 
 
 def _warn(found: Audit, damage: Damage | None) -> None:

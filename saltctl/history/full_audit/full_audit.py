@@ -111,6 +111,7 @@ class FullAuditor:
                 self._drop_cured()
                 yield from self._sample()
                 yield from self._cycle()
+                self._drop_cured()
                 self._trusted = None
                 self._save()
             except LeaseHeldError:

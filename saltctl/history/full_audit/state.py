@@ -187,3 +187,18 @@ def load_state(item: AuditItem) -> AuditState | None:
     except (ValueError, RecursionError) as exc:
         problem = f"cannot use the state of the audit in the backup table: it is damaged ({type(exc).__name__})"
         raise CheckpointRefusedError(problem, hint=_RESTART) from exc
+
+
+def forget_finding(item: AuditItem, conversation_id: str) -> None:
+    """Remove the finding of a conversation whose readers see everything now. A run in progress does so itself.
+
+    Raises:
+        CheckpointRefusedError: the state is damaged.
+        UnavailableError, AccessDeniedError, ConfigurationError: the backup table cannot be read or written.
+    """
+    state = load_state(item)
+    if state is None:
+        return
+    left = state.with_finding(conversation_id, None)
+    if left is not state:
+        item.replace(encode(state), encode(left))

@@ -138,7 +138,7 @@ def test_aws_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pyt
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     seen = saltctl("status", "-o", "json").json
     failed = {name for name, panel in _panels(seen).items() if panel["error"]}
-    assert failed == {"backup", "lookups", "drift", "throttles", "lease"}
+    assert failed == {"backup", "lookups", "drift", "throttles", "audit", "lease"}
     assert seen["registry"]["verified"] is not None
     assert "AWS cannot be reached" in seen["registry"]["backup_error"]
     table = saltctl("status", "-o", "table").out

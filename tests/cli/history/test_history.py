@@ -457,9 +457,11 @@ def test_an_audit_of_all_names_each_finding_with_its_command(
     assert kinds == {CONV: "beyond", "gone": "lost"}
     line = json.loads(saltctl("history", "audit", "--all", "--cron").err)
     assert (line["event"], line["outcome"], line["found"]) == ("history audit", "found", 2)
+    assert saltctl("status", "-o", "json").json["audit"]["missed"] == 2
     for name in (CONV, "gone"):
         assert f"try: saltctl history audit {name} --repair --yes" in saltctl("history", "audit", "--all").err
         assert saltctl("history", "audit", name, "--repair", "--yes").code == 0
+    assert saltctl("status", "-o", "json").json["audit"]["found"] == 0
     assert saltctl("history", "audit", "--all").out.startswith("Complete: readers see every message")
     quiet = saltctl("history", "audit", "--all", "--cron", "-o", "json")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
