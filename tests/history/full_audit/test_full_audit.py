@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -117,6 +119,26 @@ def test_a_raise_during_the_audit_is_no_false_alarm(world: World) -> None:
 
     world.on_query = raise_meanwhile
     assert world.audit().found == 0
+
+
+def test_nothing_is_found_while_others_write_and_raise(world: World) -> None:
+    """Writers spread over new salts as soon as they may, on conversations that are new, too."""
+
+    def work(worker: int) -> None:
+        for number in range(240):
+            name = f"new{worker}-{number // 40}"
+            if number % 10 == 9:
+                world.servers.registry.raise_to(name, 2 ** (number % 40 // 10))
+            world.servers.history.put(name, f"t{number:06}#{name}-{number}", {})
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(2) as pool:
+        workers = [pool.submit(work, worker) for worker in range(2)]
+        while not all(worker.done() for worker in workers):
+            assert world.audit(sample_items=200).findings == []
+        for worker in workers:
+            worker.result()
+    assert world.audit().audited == 8 + 12
 
 
 def test_messages_from_the_boundary_on_are_found(world: World) -> None:
