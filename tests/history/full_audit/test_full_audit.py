@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, CheckpointRefusedError, LeaseHeldError
 from saltctl.history.full_audit.events import AuditRestarted, FullAudit
+from saltctl.history.full_audit.paced_messages import PacedMessages
+from saltctl.history.full_audit.probe import Missed, Probe
 from saltctl.history.full_audit.state import MAX_FINDINGS, decode
 from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.stores.contracts.registry import LeaseHolder
-from tests.history.full_audit.fakes import World
+from tests.history.full_audit.fakes import CAP, World
 
 
 @pytest.fixture
@@ -31,6 +33,15 @@ def world() -> Iterator[World]:
 def kinds(report: FullAudit) -> dict[str, str]:
     """Return the kind of each finding by conversation."""
     return {found.conversation_id: found.kind for found in report.findings}
+
+
+def result_of(steps: Generator[None, None, Missed | None]) -> Missed | None:
+    """Run a probe to its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
 
 
 def plant(world: World) -> dict[str, str]:
@@ -100,8 +111,13 @@ def test_a_raise_removes_a_finding_with_the_next_run(world: World) -> None:
     assert world.audit().found == 4
     for name, n in (("c2", 8), ("lost", 8)):
         world.servers.registry.raise_to(name, n)
-    report = world.audit(sample_items=0)
+    short = world.auditor(budget=1.0, sample_items=0)
+    world.clock += 5
+    *_, report = short.run()
+    assert isinstance(report, FullAudit)
+    assert report.audited == 1
     assert set(kinds(report)) == {"c7", "gone"}
+    world.audit(sample_items=0)
     for salt in range(2):
         world.messages.clear(f"gone#{salt}")
     world.now += 1
@@ -118,7 +134,10 @@ def test_a_raise_during_the_audit_is_no_false_alarm(world: World) -> None:
             world.write("c3", 8)
 
     world.on_query = raise_meanwhile
-    assert world.audit().found == 0
+    paced = PacedMessages(world.messages, None)
+    probe = Probe(world.servers.history.lookup, paced, world.servers.history.pool, cap=CAP)
+    assert result_of(probe.run("c3")) is None
+    assert probe.probed == 12 + 8
 
 
 def test_nothing_is_found_while_others_write_and_raise(world: World) -> None:
