@@ -11,7 +11,7 @@ from saltctl.canary.conversations import RESERVED
 from saltctl.settings import Settings
 from saltctl.urls import parse_redis_url
 
-ROLES = ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary", "saltctl-alarms")
+ROLES = ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary", "saltctl-audit", "saltctl-alarms")
 _READ_TABLE = "DescribeTable GetItem BatchGetItem Query Scan DescribeContinuousBackups DescribeContributorInsights"
 # These actions support no resources (documented).
 _METRICS = (
@@ -20,6 +20,8 @@ _METRICS = (
 )
 _REGISTRY_ITEM = "#registry"
 """The item of the backup that says which registry it is: saltctl.stores.aws.registry_item."""
+_AUDIT_ITEM = "#audit"
+"""The item of the backup with the state of the audit of all conversations: saltctl.stores.audit_item."""
 _CHANGE_ALARMS = "cloudwatch:PutMetricAlarm cloudwatch:TagResource cloudwatch:DeleteAlarms"
 Grant = tuple[str, str | list[str]] | tuple[str, str | list[str], Sequence[str]]
 """Actions, resources, and the partition keys of the items if they are not all."""
@@ -32,10 +34,10 @@ def document(settings: Settings, role: str | None = None) -> str:
 
 
 def policies(settings: Settings) -> dict[str, dict[str, object]]:
-    """Return the policies of application servers, the service, read-only users, the canary and alarm creation, by role.
+    """Return the policies of application servers, the service, read-only users, canary, audit and alarms, by role.
 
     None of them may PutItem, DeleteItem or BatchWriteItem on the backup table: those could lower max_n. The canary may
-    write to the reserved conversations alone.
+    write to the reserved conversations alone, and the audit to its own item.
     """
     region = settings.aws_region or "*"
     backup = f"arn:aws:dynamodb:{region}:*:table/{settings.backup_table}"
@@ -62,13 +64,18 @@ def policies(settings: Settings) -> dict[str, dict[str, object]]:
             ("UpdateItem", backup, RESERVED),
             ("Query GetItem PutItem DeleteItem", messages, rows),
         ],
+        "saltctl-audit": [
+            ("DescribeTable GetItem BatchGetItem Scan", backup),
+            ("UpdateItem", backup, [_AUDIT_ITEM]),
+            ("DescribeTable Query Scan", messages),
+        ],
         "saltctl-alarms": [
             ("DescribeTable", messages),
             ("cloudwatch:DescribeAlarms cloudwatch:ListTagsForResource", "*"),
             (_CHANGE_ALARMS, f"arn:aws:cloudwatch:{region}:*:alarm:saltctl/*"),
         ],
     }
-    for name in ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary"):
+    for name in ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary", "saltctl-audit"):
         grants[name] += _login(settings, region)
     return {name: _policy(grants[name]) for name in grants}
 

@@ -36,8 +36,10 @@ def manifests(settings: Settings, image: str = IMAGE) -> str:
         + _cron_job("rebuild", "*/5 * * * *", 900, _REBUILD)
         + _cron_job("stream", "*/5 * * * *", 120, _STREAM)
         + _cron_job("compare", "7 * * * *", 3600, _COMPARE)
-        + _CANARY_ACCOUNT
+        + _account("saltctl-canary", "It writes messages of the reserved conversations")
         + _cron_job("canary", "* * * * *", 120, _CANARY, account="saltctl-canary")
+        + _account("saltctl-audit", "It scans the messages")
+        + _cron_job("audit", "*/10 * * * *", 900, _AUDIT, account="saltctl-audit")
     )
     text = text.replace("@PORT@", str(METRICS_PORT)).replace("@IMAGE@", json.dumps(image))
     return text.replace("@DATA@", data)
@@ -161,21 +163,27 @@ _COMPARE = """\
                   sample = f"--sample={time.gmtime().tm_hour + 1}/24"
                   os.execvp("saltctl", ["saltctl", "compare", "--cron", "--timeout=50m", sample])
 """
-
-
 # A job that failed found a broken promise (3), or could not judge all of it.
 _CANARY = """\
               command: [saltctl, canary, --cron, --timeout=90s]
 """
-_CANARY_ACCOUNT = """\
+# It reads about 4 million units a day: change --max-rcu, or the schedule.
+_AUDIT = """\
+              command: [saltctl, history, audit, --all, --cron, --max-rcu=50, --for=9m]
+"""
+
+
+def _account(name: str, need: str) -> str:
+    """Return a ServiceAccount for a role of its own, and why the job needs it."""
+    return f"""\
 ---
-# It writes messages of the reserved conversations, which the service may not:
-#   saltctl service emit iam --role saltctl-canary
+# {need}, which the service may not:
+#   saltctl service emit iam --role {name}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: saltctl-canary
-  labels: {app.kubernetes.io/name: saltctl}
+  name: {name}
+  labels: {{app.kubernetes.io/name: saltctl}}
 automountServiceAccountToken: false
 """
 

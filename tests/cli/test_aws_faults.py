@@ -262,13 +262,15 @@ READ_ONLY = (
     ("history", "audit", "conv_hot_01"),
 )
 ALARMS = (("throttle", "alarms", "list"), ("throttle", "alarms", "create", "--sns", TOPIC))
+AUDIT = (("history", "audit", "--all", "--for", "1ms"),)
 PROBES = {"UpdateItem", "PutItem"}
 """Operations that doctor uses to test permissions; a read-only role does not have them."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("role", "commands", "extra"), [("saltctl-readonly", READ_ONLY, PROBES), ("saltctl-alarms", ALARMS, set())]
+    ("role", "commands", "extra"),
+    [("saltctl-readonly", READ_ONLY, PROBES), ("saltctl-audit", AUDIT, set()), ("saltctl-alarms", ALARMS, set())],
 )
 def test_a_role_allows_its_commands(
     role: str,

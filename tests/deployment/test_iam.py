@@ -14,6 +14,7 @@ from saltctl.deployment.iam import ROLES, document, policies
 from saltctl.deployment.systemd import unit
 from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
+from saltctl.stores.audit_item import AUDIT_ID
 
 SETTINGS = Settings(backup_table="mine", aws_region="eu-x-1")
 MOST_CHARACTERS = 6144
@@ -45,6 +46,14 @@ def test_the_canary_may_write_to_the_reserved_conversations_alone() -> None:
     assert keys["GetItem mine"] == ["#registry", *RESERVED]
     for action in ("Query", "GetItem", "PutItem", "DeleteItem"):
         assert [key.removesuffix("#*") for key in keys[f"{action} messages"]] == [n for n in RESERVED for _ in range(2)]
+
+
+def test_the_audit_writes_its_own_item_alone() -> None:
+    """Its rights do not let it raise or lower an N."""
+    policy: Any = policies(SETTINGS)["saltctl-audit"]
+    (writing,) = [one for one in policy["Statement"] if "dynamodb:UpdateItem" in one["Action"]]
+    assert writing["Action"] == ["dynamodb:UpdateItem"]
+    assert writing["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [AUDIT_ID]}}
 
 
 def test_a_role_is_a_document_of_its_own() -> None:
@@ -101,6 +110,6 @@ def test_iam_policies_permit_the_login(kind: str, action: str, cache: str, user:
     found: dict[str, Any] = policies(settings)
     login = {"Effect": "Allow", "Action": [action], "Resource": [f"arn:aws:{cache}my-cache", f"arn:aws:{user}the-app"]}
     assert {name for name, policy in found.items() if login in policy["Statement"]} == {
-        *("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary")
+        *("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary", "saltctl-audit")
     }
     assert "Connect" not in document(Settings())

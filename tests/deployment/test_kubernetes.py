@@ -41,11 +41,12 @@ def test_what_there_is(documents: dict[str, Any]) -> None:
         *("ConfigMap/saltctl", "ServiceAccount/saltctl", "Deployment/saltctl-service"),
         *("CronJob/saltctl-rebuild", "CronJob/saltctl-stream", "CronJob/saltctl-compare"),
         *("ServiceAccount/saltctl-canary", "CronJob/saltctl-canary"),
+        *("ServiceAccount/saltctl-audit", "CronJob/saltctl-audit"),
     ]
     deployment = documents["Deployment/saltctl-service"]["spec"]
     assert deployment["replicas"] == 2
     assert deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"]
-    for name in ("rebuild", "stream", "compare", "canary"):
+    for name in ("rebuild", "stream", "compare", "canary", "audit"):
         assert documents[f"CronJob/saltctl-{name}"]["spec"]["concurrencyPolicy"] == "Forbid"
 
 
@@ -132,7 +133,7 @@ def test_the_commands_exist(documents: dict[str, Any], tmp_path: Path) -> None:
         while hasattr(command, "resolve_command"):
             name, command, words = command.resolve_command(context, words)
             context = command.make_context(name, list(words), parent=context, resilient_parsing=True)
-        assert context.info_name in ("run", "rebuild", "setup", "compare", "canary")
+        assert context.info_name in ("run", "rebuild", "setup", "compare", "canary", "audit")
         assert not context.args
 
 

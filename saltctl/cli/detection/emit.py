@@ -18,7 +18,9 @@ from saltctl.errors import UsageError
 from saltctl.settings import Settings
 
 Kind = Literal["systemd", "kubernetes", "alerts", "iam", "acl"]
-Role = Literal["saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary", "saltctl-alarms"]
+Role = Literal[
+    "saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary", "saltctl-audit", "saltctl-alarms"
+]
 _KINDS = {"--role": ("iam", "acl", "systemd"), "--executable": ("systemd",), "--image": ("kubernetes",)}
 """The files that an option has an effect on."""
 
@@ -85,7 +87,8 @@ def _content(kind: Kind, settings: Settings, role: Role | None, executable: str 
         case "acl":
             if role is not None and role not in acl.ROLES:
                 raise UsageError(
-                    f"{role} needs no Redis user", hint=command_line("service", "emit", "iam", "--role", role)
+                    f"{role} needs no Redis user of its own",
+                    hint=command_line("service", "emit", "iam", "--role", role),
                 )
             return acl.users(settings, role)
 

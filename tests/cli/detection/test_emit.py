@@ -77,7 +77,7 @@ def test_the_executable_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_role_is_a_file_of_its_own(saltctl: Runner) -> None:
     """The policy as ``aws iam create-policy`` takes it, and the line of an ACL file."""
     policies = saltctl("service", "emit", "iam").json
-    assert list(policies) == [*ROLES, "saltctl-alarms"]
+    assert list(policies) == [*ROLES, "saltctl-audit", "saltctl-alarms"]
     for role, policy in policies.items():
         assert json.loads(saltctl("service", "emit", "iam", "--role", role).out) == policy
     lines = [saltctl("service", "emit", "acl", "--role", role).out for role in ROLES]
@@ -108,4 +108,4 @@ def test_the_image_is_an_option(saltctl: Runner) -> None:
     """Without it there is a placeholder."""
     assert "registry.example/" in saltctl("service", "emit", "kubernetes").out
     text = saltctl("service", "emit", "kubernetes", "--image", "ghcr.io/chat/saltctl:1.2").out
-    assert text.count('image: "ghcr.io/chat/saltctl:1.2"') == text.count("image: ") == 5
+    assert text.count('image: "ghcr.io/chat/saltctl:1.2"') == text.count("image: ") == 6
