@@ -126,8 +126,21 @@ class Auditor:
     def run(self) -> Generator[AuditProgress | Audit, None, None]:
         """Run the audit; yield its progress, and its result last. Raises as ``History.page``.
 
-        An UnavailableError means that a partition cannot be read, so the audit proves nothing.
+        An UnavailableError means that a partition cannot be read, so the audit proves nothing. If the conversation is
+        raised meanwhile, messages on its new salts are no orphans: the audit begins anew.
         """
+        for event in self._run():
+            if isinstance(event, Audit) and event.orphaned and self._was_raised():
+                yield from replace(self).run()
+                return
+            yield event
+
+    def _was_raised(self) -> bool:
+        """Return whether readers query other partitions now than at the start of the audit."""
+        found = self._found
+        return found is not None and not self.history.lookup(self.conversation_id).covers_as(found)
+
+    def _run(self) -> Generator[AuditProgress | Audit, None, None]:
         started = self.history.clock()
         damage = self.damage
         if damage is None:

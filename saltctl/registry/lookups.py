@@ -37,6 +37,10 @@ class Lookup(NamedTuple):
         """Whether the conversation has salts besides its base partition."""
         return self.max_n > 1
 
+    def covers_as(self, other: Lookup) -> bool:
+        """Return whether readers query the same partitions for each sort key as by another lookup."""
+        return (self.max_n, self.recent_n, self.boundary) == (other.max_n, other.recent_n, other.boundary)
+
     @property
     def old_salts(self) -> range:
         """The salts that have messages below the boundary alone; none without a boundary."""

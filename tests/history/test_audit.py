@@ -51,6 +51,24 @@ def test_exactly_the_messages_that_readers_miss_are_found(max_n: int, written_un
     assert found.needed_n == max_n if not missed else found.needed_n > max_n
 
 
+def test_a_raise_during_an_audit_is_no_lost_one() -> None:
+    """A writer leaps to the new salts after the audit has looked the conversation up."""
+    lookups = FixedLookups({"conv": 4})
+
+    def raise_meanwhile(request: PartitionQuery) -> None:
+        if lookups.max_n["conv"] == 4:
+            lookups.max_n["conv"] = 8
+            for number in range(20):
+                write(store, f"m{number}", 8)
+
+    store = MemoryMessages(before_query=raise_meanwhile)
+    with History(lookups, store) as history:
+        *_, found = Auditor(history, "conv", cap=CAP).run()
+    assert isinstance(found, Audit)
+    assert (found.max_n, found.complete, found.orphans) == (8, True, [])
+    assert sum(partition.messages for partition in found.partitions) == 20
+
+
 def test_a_lost_raise_is_found_beyond_empty_salts() -> None:
     """A message on the last salt below the cap is found, although all salts before it are empty."""
     store = MemoryMessages()

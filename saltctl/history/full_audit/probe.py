@@ -94,7 +94,7 @@ class Probe:
             if missed is None or found is None:
                 return missed
             again = self.lookup(conversation_id)
-            if again._replace(source=found.source, write_n=found.write_n) == found:
+            if again.covers_as(found):
                 return missed
             found = again
 
