@@ -97,14 +97,12 @@ class Detector:
         left = self._raise_all(decisions, failures, result)
         hopeless = self._hopeless(reports, failures, stream) if failures else {}
         unfinished = left | failures.keys()
-        for entry, report in reports:
-            conversation_id = report.conversation_id
-            if conversation_id not in unfinished:
-                ids.append(entry.id)
-            elif conversation_id in hopeless:
-                dead.append((entry, hopeless[conversation_id]))
+        ids += [entry.id for entry, report in reports if report.conversation_id not in unfinished]
+        for entry, report in reports if unfinished else ():
+            if report.conversation_id in hopeless:
+                dead.append((entry, hopeless[report.conversation_id]))
                 result.given_up += 1
-            else:
+            elif report.conversation_id in unfinished:
                 result.left_pending.append(entry.id)
         ids += self._bury(dead, result)
         if stream is not None and ids:

@@ -248,7 +248,8 @@ def _loss(group: dict[str, Any], stream: dict[str, Any], first: str | None, deli
 
 
 def _entries(reply: Any) -> list[Entry]:
-    return [Entry(entry_id.decode(), fields) for entry_id, fields in reply]
+    # The constructor of a named tuple takes twice as long (measured).
+    return [tuple.__new__(Entry, (entry_id.decode(), fields)) for entry_id, fields in reply]
 
 
 def _to_dict(flat: Sequence[Any]) -> dict[str, Any]:

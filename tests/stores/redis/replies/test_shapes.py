@@ -186,6 +186,34 @@ def test_replies_of_scripts_of_a_rebuild(name: str, right: list[object], wrong: 
     assert [has_shape(command, reply) for reply in right + wrong] == [True] * len(right) + [False] * len(wrong)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"1-0",
+        b"ab",
+        7,
+        None,
+        [],
+        [b"1-0"],
+        [b"1-0", [b"a", b"b"], b"c"],
+        [b"1", [b"a", b"b"]],
+        [7, [b"a", b"b"]],
+        [None, None],
+        [b"1-0", b"ab"],
+        [b"1-0", 7],
+        [b"1-0", [b"a"]],
+        [b"1-0", [b"a", 7]],
+        [b"1-0", [b"a", None]],
+        [b"1-0", [[b"a"], b"b"]],
+        [[b"1-0"], [b"a", b"b"]],
+    ],
+)
+def test_what_is_no_entry(entry: object) -> None:
+    """After a good entry as well as alone: an id, and names and values or nothing."""
+    assert not has_shape(("XRANGE", "k", "-", "+"), [entry])
+    assert not has_shape(("XRANGE", "k", "-", "+"), [[b"1-0", [b"a", b"b"]], entry])
+
+
 def test_a_surplus_reply_ends_a_dedicated_connection() -> None:
     """It would be taken for the reply to the next command, such as the one that sets fences."""
     with RedisStub(lambda _, command: RedisStub.OK if command[0] == b"SELECT" else b":3\r\n") as server:
