@@ -17,6 +17,7 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.registry import DamagedEntry, Raise
 from saltctl.stores.redis.buckets import FENCE, REBUILD
 from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.stores.redis.scripts import script_sha
 from tests.rebuild.harness import (
     ENTRIES,
     Opener,
@@ -28,12 +29,13 @@ from tests.support import Rebuilder
 
 @pytest.fixture
 def dump(admin: Any, filled: BackupTable, settings: Settings) -> Callable[[], Any]:
-    """Everything that is in Redis and in the backup table now."""
+    """Everything that is in Redis and in the backup table now, and which scripts of a rebuild Redis knows."""
+    scripts = [script_sha(name) for name in ("lookup", "merge", "mark_buckets", "check_marks", "set_fence")]
 
     def take() -> Any:
         hashes = {key: admin.hgetall(key) for key in sorted(admin.scan_iter())}
         items = filled.client.scan(TableName=settings.backup_table)["Items"]
-        return hashes, sorted(map(repr, items)), admin.info("memory")["number_of_cached_scripts"]
+        return hashes, sorted(map(repr, items)), admin.script_exists(*scripts)
 
     return take
 

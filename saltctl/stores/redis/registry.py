@@ -20,7 +20,7 @@ from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlErr
 from saltctl.settings import Settings
 from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import MergeOutcome
-from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, parse_entry
+from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, Buckets, RedisBucketReader, parse_entry
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import naming_key, other_registry
 from saltctl.stores.redis.merge_commands import bulk
@@ -249,14 +249,30 @@ class RedisRegistry:
         )
 
     def _answers(self, primary: str, keys: Sequence[str]) -> bool:
+        # One lookup shows whether the server answers any; each fence, whether it does in that bucket. To look at 256
+        # fences at once takes as long as a few lookups (measured). In a cluster a script has one bucket, as a lookup.
+        looked_up = keys if self._others.clustered else keys[:1]
         try:
             with self._others.errors(primary):
-                for start in range(0, len(keys), COMMANDS_A_BATCH):  # most often the first one is not verified
-                    batch = [(key, ["-"]) for key in keys[start : start + COMMANDS_A_BATCH]]
+                for start in range(0, len(looked_up), COMMANDS_A_BATCH):  # most often the first one is not verified
+                    batch = [(key, ["-"]) for key in looked_up[start : start + COMMANDS_A_BATCH]]
                     for _ in self._run_lookups(self._others, primary, batch):
                         pass
+                return self._have_fences(primary, keys[len(looked_up) :])
         except (UnverifiedError, WrongTypeError):
             return False
+
+    def _have_fences(self, primary: str, keys: Sequence[str]) -> bool:
+        """Return whether each of these buckets has the fence of this primary. Raises redis-py's errors."""
+        for start in range(0, len(keys), BUCKETS_A_CALL):
+            call = keys[start : start + BUCKETS_A_CALL]
+            command = ("EVAL", script("count_entries"), len(call), *call, self.layout)
+            (counts,) = self._others.ask_all(primary, [command])
+            if isinstance(counts, Exception):
+                raise counts
+            _, fenced, *_ = counts
+            if fenced != len(call):
+                return False
         return True
 
     def _retry_after_failover(self, work: Callable[[], T]) -> T:

@@ -77,6 +77,29 @@ def test_a_rebuilt_server_answers(store: RedisRegistry, primary: str, rebuild: R
 
 
 @pytest.mark.slow
+def test_each_bucket_has_to_be_verified(
+    store: RedisRegistry, primary: str, settings: Settings, rebuild: Rebuilder, admin: Any, monkeypatch: Any
+) -> None:
+    """The first one, which is looked up, and the first and the last of a call that looks at the fences of others."""
+    monkeypatch.setattr("saltctl.stores.redis.registry.BUCKETS_A_CALL", 16)
+    rebuild()
+    for number in (0, 1, 16, 17, settings.buckets - 1):
+        key = f"salt:r:{number}"
+        fence = admin.hget(key, FENCE)
+        for damage in (None, fence[:-1] + b"x", b"another" + fence, fence.rpartition(b":")[0] + b":"):
+            admin.hdel(key, FENCE) if damage is None else admin.hset(key, FENCE, damage)
+            assert store.verified() == {primary: False}
+            assert store.verified(range(number, number + 1)) == {primary: False}
+            assert store.verified(range(number + 1, settings.buckets)) == {primary: True}
+        admin.delete(key)
+        admin.set(key, "not a bucket")
+        assert store.verified() == {primary: False}
+        admin.delete(key)
+        admin.hset(key, FENCE, fence)
+        assert store.verified() == {primary: True}
+
+
+@pytest.mark.slow
 def test_many_ids_are_answered_in_their_order(store: RedisRegistry, primary: str, rebuild: Rebuilder) -> None:
     """More ids than one call or one batch takes, some of them twice, most of them without an entry."""
     rebuild()
