@@ -117,21 +117,24 @@ def _audited(of: Series) -> Iterator[Alert]:
     missed = f"{most('orphans')} > 0 or {most('lost')} > 0"
     yield Alert(
         "SaltctlAuditFound", missed, "0m", "critical",
-        "The audit found messages that readers miss, or a conversation whose entry is lost",
+        "The audit found messages that readers miss or may miss, or a conversation whose entry is lost",
         "saltctl history audit --all", "history-incomplete",
     )  # fmt: skip
     yield Alert(
         "SaltctlAuditUnsure", f"{most('found')} > 0 unless ({missed})", "1h", "warning",
-        "The audit could not judge conversations: damaged, not readable, or with rows that prove nothing",
+        "The audit could not judge conversations, because they are damaged or cannot be read",
         "saltctl history audit --all", "history-incomplete",
     )  # fmt: skip
 
 
 def _drift(of: Series) -> Iterator[Alert]:
-    """Yield the alerts of compare. Each run compares a part, and the next one of that part is a day later."""
+    """Yield the alerts of compare. Each run compares a part, and the next one of that part is a day later.
+
+    Prometheus looks back in steps of five minutes, so that an alert may be as late.
+    """
 
     def day_of(expression: str) -> str:
-        return f"max by (table) (max_over_time(({expression} and {of.recent('compare', 2 * HOUR)})[1d:10m])) > 0"
+        return f"max by (table) (max_over_time(({expression} and {of.recent('compare', 2 * HOUR)})[1d:5m])) > 0"
 
     def sum_of(*kinds: str) -> str:
         return "(" + " + ".join(of.figure("compare", kind) for kind in kinds) + ")"
