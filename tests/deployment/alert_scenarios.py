@@ -203,7 +203,14 @@ SCENARIOS = (
     ),
     *(
         Scenario(f"{job} never succeeded", {_last("success", job): "0"}, (f"{alert}Stale",))
-        for job, alert in (("rebuild", "Rebuild"), ("setup", "Setup"), ("stream_replay", "StreamReplay"))
+        for job, alert in (("rebuild", "Rebuild"), ("setup", "Setup"))
+    ),
+    Scenario("a replay beside a service never drains the stream", {_last("success", "stream_replay"): "0"}),
+    Scenario("replays beside a service stopped", {_last("run", "stream_replay"): "60"}, ("StreamReplayStale",)),
+    Scenario(
+        "a replay without a service never drains the stream",
+        {_last("success", "stream_replay"): "0"} | dict.fromkeys(_SERVICE),
+        ("StreamReplayStale", "ServiceDown"),
     ),
     Scenario(
         "rebuild stopped on one host of two", {_last(what, "rebuild") + "@a": "60" for what in ("run", "success")}
