@@ -206,6 +206,13 @@ DOCTOR_MEASURES: Mapping[str, Metric] = {
     "stream_pending": _measure("stream_pending", "Entries that are delivered and not acknowledged."),
     "drift_checked": _measure("drift_checked", "Conversations of a sample that were compared."),
     "drift_found": _measure("drift_found", "Conversations of the sample that differ."),
+    "audit_found": _measure("audit_found", "Conversations with findings of the full audit that stand."),
+    "audit_oldest_age_seconds": _measure(
+        "audit_oldest_age_seconds", "Age of the oldest audit of a conversation, if a cycle is complete.", "seconds"
+    ),
+    "audit_sample_age_seconds": _measure(
+        "audit_sample_age_seconds", "Age of the oldest row's sample, if a round is complete.", "seconds"
+    ),
     "redis_clock_skew_seconds": _measure(
         "redis_clock_skew_seconds", "How far the clock of Redis is ahead of this machine's.", "seconds"
     ),

@@ -13,6 +13,7 @@ from saltctl.detection.events import Counters
 from saltctl.detection.replay import ReplayReport
 from saltctl.metrics import (
     CANARY_CHECK_OK,
+    DOCTOR_MEASURES,
     FIGURES,
     SERVICE_COUNTERS,
     JobName,
@@ -79,6 +80,17 @@ def test_no_other_module_spells_a_name() -> None:
 def test_every_counter_of_the_service_is_named() -> None:
     """A new counter is served."""
     assert set(SERVICE_COUNTERS) == {field.name for field in fields(Counters)}
+
+
+def test_every_measure_of_the_doctor_is_named() -> None:
+    """A new measure of a check is exported: those in dictionaries of measures, and the skew of each clock."""
+    found: set[str] = set()
+    for path in (PACKAGE / "health" / "checks").glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r'clock_skew\(.*, "(\w+)"\)', source))
+        for block in re.findall(r"^( *)(?:measures = |def _measures)(.*(?:\n\1 +.*)*)", source, re.MULTILINE):
+            found |= set(re.findall(r'"(\w+)":', block[1]))
+    assert {"stream_lag", "drift_found", "aws_clock_skew_seconds"} <= found <= set(DOCTOR_MEASURES)
 
 
 def test_a_canary_exports_each_check_that_was_judged() -> None:
