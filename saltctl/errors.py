@@ -59,7 +59,7 @@ class ExitCode(IntEnum):
     """The exit codes of the command line. A signal other than SIGINT exits with 128 plus its number instead.
 
     The commands raise ``typer.Exit`` with FOUND_SOMETHING or INCOMPLETE after they have printed their result; every
-    other code comes from the error that ended the command. ``doctor --format nagios`` alone has codes of its own.
+    other code comes from the error that ended the command. ``--format nagios`` alone has codes of its own.
     """
 
     DONE = 0

@@ -40,7 +40,7 @@ def canary(
     confirm: option.Confirm = None,
     output: option.Output = None,
 ) -> None:
-    """Check the promise on reserved conversations: write, look up, raise, cool, read and find, from this host.
+    """Check the promise from this host: write, raise, cool and read reserved conversations.
 
     It writes to the tables of the context: messages and entries of the reserved conversations alone, which it deletes
     or which stay few. Any number of hosts can run it at once. The topic is saltctl help canary.
