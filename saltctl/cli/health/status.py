@@ -89,6 +89,8 @@ def _read(facts: Facts) -> dict[str, Any]:
     record = read_status(facts)
     for holder, key in ((record, "next"), *((record[name], "hint") for name in PANELS)):
         holder[key] = in_force(holder[key]) if holder[key] else holder[key]
+    for finding in record["audit"]["findings"] or ():
+        finding["command"] = in_force(finding["command"])
     return record
 
 
@@ -296,9 +298,8 @@ def _audit(panel: Panel) -> list[Text]:
     ages = f"conversations {since}, messages {sample}"
     if not panel["found"]:
         return [_line(("nothing found", GOOD if panel["oldest_age_s"] is not None else QUIET), f"; {ages}")]
-    many = counted(panel["missed"], "conversation")
-    missed = (f"readers miss messages of {many}", BAD)
-    others = (f"{counted(panel['found'], 'conversation')} to look at", WARNING)
+    missed = (f"readers miss messages of {panel['missed']:,}", BAD)
+    others = (f"{panel['found']:,} to look at", WARNING)
     return [_line(missed if panel["missed"] else others, f"; {ages}")]
 
 
