@@ -303,7 +303,7 @@ class FullAuditor:
         return FullAudit(
             audited=self._audited,
             probes=self._probe.probed,
-            orphans=sum(finding.orphans for finding in state.findings),
+            orphans=sum(finding.orphans for finding in state.findings if finding.kind != "unproven"),
             found=state.found,
             lost=sum(finding.kind == "lost" for finding in state.findings),
             findings=list(state.findings),

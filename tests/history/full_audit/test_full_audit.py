@@ -180,6 +180,7 @@ def test_rows_of_other_designs_are_not_lost_conversations(world: World) -> None:
     world.messages.put("c5#9", "t#other", {})
     report = world.audit()
     assert kinds(report) == {"c5": "unproven"}
+    assert (report.found, report.orphans) == (1, 0)
     assert report.sample_unproven >= 1
 
 
