@@ -105,10 +105,10 @@ def unjudged_reasons(report: CanaryReport) -> str:
 
 
 def find_cause(report: CanaryReport) -> str:
-    """Return the hint of a round that failed: commands that find the cause, and mend what they can."""
+    """Return the hint of a round that failed: commands that find the cause, and name what mends it."""
     details = " ".join(check.detail for check in report.checks if check.ok is False)
-    named = [name for name in RESERVED if re.search(rf"{re.escape(name)}(?![\w-])", details)]
-    audits = [command_line("history", "audit", ids=[name]) for name in named or RESERVED]
+    named = [name for name in RESERVED if re.search(rf"{re.escape(name)}(?!\w)", details)]
+    audits = [command_line("history", "audit", ids=[name]) for name in named]
     return hint_of("saltctl status", *audits, "what each check proves, and what to do: saltctl help canary")
 
 
