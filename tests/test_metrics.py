@@ -11,6 +11,7 @@ import pytest
 import saltctl
 from saltctl.detection.events import Counters
 from saltctl.detection.replay import ReplayReport
+from saltctl.history.full_audit.events import FullAudit
 from saltctl.metrics import (
     CANARY_CHECK_OK,
     DOCTOR_MEASURES,
@@ -26,10 +27,11 @@ from saltctl.rebuild.events import RebuildReport
 from saltctl.registry.drift import ComparisonReport
 
 PACKAGE = Path(saltctl.__file__).parent
-REPORTS: dict[JobName, type[RebuildReport | ComparisonReport | ReplayReport]] = {
-    "rebuild": RebuildReport,
-    "compare": ComparisonReport,
-    "stream replay": ReplayReport,
+REPORTS: dict[JobName, RebuildReport | ComparisonReport | ReplayReport | FullAudit] = {
+    "rebuild": RebuildReport(),
+    "compare": ComparisonReport(),
+    "stream replay": ReplayReport(),
+    "history audit": FullAudit(0, 0, 0, 0, 0, [], False, None, 0, 0, 1.0, 0, 0, 1.0, 0.0, 0.0),
 }
 
 
@@ -53,7 +55,7 @@ def test_names_are_unique() -> None:
 @pytest.mark.parametrize("job", REPORTS)
 def test_every_number_of_a_report_is_named(job: JobName) -> None:
     """A new key of a report is exported, and one that is gone is not promised."""
-    report = REPORTS[job]()
+    report = REPORTS[job]
     assert unnamed_figures(job, asdict(report)) == []
     assert set(FIGURES[job]) <= {field.name for field in fields(report)} | {"dry_run"}
 

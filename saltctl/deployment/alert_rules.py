@@ -92,12 +92,12 @@ def promise(of: Series) -> Iterator[Alert]:
     yield Alert(
         "SaltctlCanaryFailed", f"min by (table, instance) (min_over_time({judged}[10m])) == 0", "0m", "critical",
         "The canary found the promise broken within ten minutes: readers may miss messages", "saltctl canary",
-        "history-incomplete",
+        "canary",
     )  # fmt: skip
     yield Alert(
         "SaltctlCanaryCheckFailed",
         f"min by (table, instance, check) (min_over_time({of(CANARY_CHECK_OK)}[10m])) == 0", "0m", "warning",
-        "The check {{ $labels.check }} of the canary failed within ten minutes", "saltctl canary", "history-incomplete",
+        "The check {{ $labels.check }} of the canary failed within ten minutes", "saltctl canary", "canary",
     )  # fmt: skip
     yield from _audited(of)
     yield from _drift(of)
@@ -117,13 +117,13 @@ def _audited(of: Series) -> Iterator[Alert]:
     missed = f"{most('orphans')} > 0 or {most('lost')} > 0"
     yield Alert(
         "SaltctlAuditFound", missed, "0m", "critical",
-        "The audit found messages that readers miss or may miss, or a conversation whose entry is lost",
+        "The audit found messages that readers miss, or a conversation whose entry is lost",
         "saltctl history audit --all", "history-incomplete",
     )  # fmt: skip
     yield Alert(
         "SaltctlAuditUnsure", f"{most('found')} > 0 unless ({missed})", "1h", "warning",
         "The audit could not judge conversations, because they are damaged or cannot be read",
-        "saltctl history audit --all", "history-incomplete",
+        "saltctl history audit --all", "audit",
     )  # fmt: skip
 
 
@@ -283,13 +283,13 @@ def _ages(of: Series) -> Iterator[Alert]:
         age = f"min by (table) ({of.figure('history audit', key)} + (time() - {ran}))"
         yield Alert(
             name, f"{age} > {seconds}", "3h", "warning", f"{what} for {_words(seconds)}", "saltctl history audit --all",
-            "history-incomplete",
+            "audit",
         )  # fmt: skip
     never = f"max by (table) ({ran}) unless max by (table) ({of.figure('history audit', 'oldest_age_s')})"
     yield Alert(
         "SaltctlAuditNeverComplete", never, "7d", "warning",
         "The audit has not been through the registry once: nothing is proved about the rest",
-        "saltctl history audit --all", "history-incomplete",
+        "saltctl history audit --all", "audit",
     )  # fmt: skip
 
 
