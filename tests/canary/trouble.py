@@ -91,7 +91,7 @@ class Trouble:
         while not self._stop.is_set():
             self.kills += 1
             self.environment.redis.kill()
-            loses = self.kills % 2 == 1
+            loses = self.kills % 2 == 0
             if loses:
                 self.environment.redis.delete_aof()
             if loses and self.loses_table:
@@ -130,7 +130,9 @@ class Trouble:
             unproven="raise",
             new_rebuild=lambda *_: self._rebuild_job(replace_registry=True),
         )
-        while not self._stop.is_set():
+        # A raise that was in progress: if Redis is empty, a recovery without messages refuses.
+        self.store.merge("conv_survivor", 2, accept_unverified=True)
+        while not self._stop.wait(0.2):
             with suppress(SaltctlError):
                 list(job.run(job.plan()))
                 self.recoveries += 1
