@@ -114,7 +114,7 @@ class Trouble:
         self.rebuilds += 1
 
     def _rebuild_job(self, *, replace_registry: bool) -> Rebuild:
-        options = RebuildOptions(segments=2, replace_registry=replace_registry, lock_wait=60.0)
+        options = RebuildOptions(segments=2, replace_registry=replace_registry, lock_wait=5.0)
         return Rebuild(self.settings, self.store, self.backup, options)
 
     def _recover(self) -> None:
@@ -125,13 +125,11 @@ class Trouble:
             self.backup,
             messages,
             lambda row: message_id_of(row, messages.keys, None),
-            RebuildOptions(segments=2, lock_wait=60.0),
+            RebuildOptions(segments=2, lock_wait=5.0),
             verification=lambda: Verification(0.0, (), self.settings.backup_table),
             unproven="raise",
             new_rebuild=lambda *_: self._rebuild_job(replace_registry=True),
         )
-        # A raise that was in progress: if Redis is empty, a recovery without messages refuses.
-        self.store.merge("conv_survivor", 2, accept_unverified=True)
         while not self._stop.wait(0.2):
             with suppress(SaltctlError):
                 list(job.run(job.plan()))

@@ -6,7 +6,7 @@ some mutants as quickly, such as the missing fence. To find an overwriting rebui
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -26,6 +26,7 @@ from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.aws.registry_item import RegistryItem
 from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.entries import Entry
+from saltctl.stores.contracts.messages import KeysPage
 from saltctl.stores.contracts.registry import BackupEntry, Raise, RaiseOutcome, RegistryIdentity
 from saltctl.stores.redis.buckets import Buckets
 from saltctl.stores.redis.connections import Connections
@@ -166,10 +167,11 @@ class TrustsAnyTable(RegistryItem):
 
 
 class NoMessages(MessagesTable):
-    """A messages table that a recovery does not see."""
+    """A messages table whose rows a recovery does not see."""
 
-    def describe(self) -> None:
-        """Claim that there is no table."""
+    def scan_keys(self, segments: int, **_: Any) -> Generator[KeysPage, None, None]:
+        """Yield an empty page of each segment."""
+        yield from (KeysPage((), 0.0, segment) for segment in range(segments))
 
 
 class _InFlight(SharedReads):
