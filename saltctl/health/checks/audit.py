@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saltctl.errors import CheckpointRefusedError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, fail, ok, skip, warn
 from saltctl.history.full_audit.state import MISSING, AuditState, age
@@ -12,7 +13,10 @@ _RUN = ("history", "audit", "--all")
 
 def audit(facts: Facts) -> Finding:
     """The audit of all conversations found nothing, and is less than a week old."""
-    state = facts.full_audit
+    try:
+        state = facts.full_audit
+    except CheckpointRefusedError as exc:
+        return warn(exc.message, facts.fix_commands.saltctl(*_RUN, "--restart"))
     if state is None:
         return skip(f"never run: {facts.fix_commands.saltctl(*_RUN)}")
     measures = _measures(state, facts.now())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
-from saltctl.errors import CheckpointRefusedError, LeaseHeldError, SaltctlError
+from saltctl.errors import CheckpointRefusedError, LeaseHeldError, SaltctlError, UnavailableError
 from saltctl.history.full_audit.events import (
     AuditRestarted,
     FullAudit,
@@ -180,9 +180,10 @@ class FullAuditor:
 
     def _drop_cured(self) -> None:
         """Drop findings that the registry covers now."""
-        for finding in self._state.findings:
-            if self._judge.is_cured(finding, self._lookup):
-                self._state = self._state.with_finding(finding.conversation_id, None)
+        with suppress(UnavailableError):  # the rest of the run says what is down
+            for finding in self._state.findings:
+                if self._judge.is_cured(finding, self._lookup):
+                    self._state = self._state.with_finding(finding.conversation_id, None)
 
     def _sample(self) -> Iterator[FullAuditProgress]:
         """Look at a part of the messages table."""

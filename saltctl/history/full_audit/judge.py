@@ -12,6 +12,7 @@ from saltctl.errors import (
     InvalidConversationIdError,
     OtherRegistryError,
     SaltctlError,
+    UnavailableError,
 )
 from saltctl.history.full_audit.probe import Missed, Probe
 from saltctl.history.full_audit.state import MAX_DETAIL, Finding, FindingKind
@@ -104,12 +105,17 @@ class Judge:
         )
 
     def is_cured(self, finding: Finding, lookup: Callable[[str], Lookup]) -> bool:
-        """Return whether the registry now covers what was found, as far as a lookup shows it."""
+        """Return whether the registry now covers what was found, as far as a lookup shows it.
+
+        Raises UnavailableError: nothing can be read at the moment.
+        """
         if finding.kind in ("unread", "unproven"):
             return False
         try:
             if finding.kind == "damaged" and self.find_damage(finding.conversation_id) is not None:
                 return False
             return lookup(finding.conversation_id).recent_n >= max(finding.needed_n, 1)
+        except UnavailableError:
+            raise
         except SaltctlError:
             return False

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from saltctl.errors import CheckpointRefusedError
 from saltctl.health import status
 from saltctl.health.checks.audit import audit
 from saltctl.history.full_audit.state import AuditState, Finding, SampleState
@@ -61,3 +62,16 @@ def test_the_panel_has_the_worst_findings_first() -> None:
     assert (panel["found"], panel["missed"], panel["orphans"], panel["unread"]) == (2, 1, 40, 1)
     assert (panel["oldest_age_s"], panel["sample_age_s"]) == (3600.0, 60.0)
     assert panel.keys() == set(status.AUDIT_KEYS)
+
+
+def test_a_state_that_is_damaged_is_replaced_by_a_restart() -> None:
+    """It is neither a proof nor a finding."""
+
+    class Damaged(FakeFacts):
+        @property
+        def full_audit(self) -> AuditState | None:  # type: ignore[override]
+            raise CheckpointRefusedError("it is damaged")
+
+    found = audit(Damaged({}))
+    assert (found.status, found.detail) == ("warn", "it is damaged")
+    assert found.fix == "saltctl history audit --all --restart"
