@@ -18,9 +18,9 @@ from saltctl.history.full_audit.state import Finding, SampleState
 from saltctl.history.models import message_id_of
 from saltctl.registry.discover import Salts, Seen
 from saltctl.registry.failures import read_undamaged
-from saltctl.salting import is_conversation_id
+from saltctl.salting import is_conversation_id, split_partition_key
 from saltctl.stores.aws.backup_items import LARGEST_N
-from saltctl.stores.contracts.messages import KeysPage, MessageStore
+from saltctl.stores.contracts.messages import Item, KeysPage, MessageStore
 from saltctl.stores.contracts.registry import BackupStore
 
 _BATCH = 99
@@ -44,11 +44,13 @@ class Sampler:
     max_rcu: float | None = None
     items: int = field(default=0, init=False)
     """Rows that were read."""
+    _judged: int = field(default=0, init=False)
+    """Conversations whose partitions were asked."""
 
     def run(
         self, state: SampleState, wanted: int, is_over: Callable[[], bool], now: float
     ) -> Generator[SampleState | Finding | None, None, None]:
-        """Read about ``wanted`` rows, or up to the end of the round; yield the state after each page.
+        """Read about ``wanted`` rows, or up to the end of the round; yield the state after each conversation.
 
         Findings are yielded before the state behind their rows. None is yielded about every second.
         """
@@ -60,44 +62,68 @@ class Sampler:
         with closing(scan) as pages:
             for page in pages:
                 self.judge.probe.store.charge(page.consumed_rcu)
-                state = yield from self._read(page, state)
+                state, whole = yield from self._read(page, state, is_over)
                 yield state
-                if self.items >= wanted or is_over():
-                    if page.segment < 0 or page.last is not None:
-                        return
-                    break
+                is_last = page.segment >= 0 and page.last is None
+                if not whole or ((self.items >= wanted or is_over()) and not is_last):
+                    return
         yield replace(state, began=None, position=None, complete=state.began)
 
-    def _read(self, page: KeysPage, state: SampleState) -> Generator[Finding | None, None, SampleState]:
-        probe, seen = self.judge.probe, Salts(self.store.keys.partition_key, self._message_id)
-        seen.add(page)
-        self.items += len(page.items)
-        for candidate, held in self._uncovered(list(seen.seen())):
+    def _read(
+        self, page: KeysPage, state: SampleState, is_over: Callable[[], bool]
+    ) -> Generator[SampleState | Finding | None, None, tuple[SampleState, bool]]:
+        """Judge the conversations of a page; return the state, and whether the time was enough for all of them.
+
+        The position in the page is the row before the first conversation that is left. One is judged at least.
+        """
+        salts = Salts(self.store.keys.partition_key, self._message_id)
+        salts.add(page)
+        first: dict[str, int] = {}
+        for number, item in enumerate(page.items):
+            first.setdefault(split_partition_key(item[salts.partition_key]["S"])[0], number)
+        seen = sorted(salts.seen(), key=lambda one: first[one.conversation_id])
+        position, before = state.position if page.segment < 0 else page.last, state
+        for candidate, held in self._uncovered(seen):
+            read = first[candidate.conversation_id]
+            partial = replace(
+                state,
+                items=before.items + read,
+                position=self._keys_of(page.items[read - 1]) if read else before.position,
+            )
+            if self._judged and is_over():
+                self.items += read
+                return partial, False
+            yield partial  # a process that is killed in a page goes on in it
             state = replace(state, candidates=state.candidates + 1)
-            if candidate.evidence.cause(registered=held > 1) in ("misplaced", "without-id") or (
-                candidate.highest >= LARGEST_N
-            ):
-                state = replace(state, unproven=state.unproven + 1)
+            finding = yield from self._judge_candidate(candidate, held, state.candidates)
+            if finding is None:
                 continue
-            try:
-                missed = yield from probe.run(
-                    candidate.conversation_id, highest=candidate.highest, candidates=state.candidates
-                )
-            except (AccessDeniedError, ConfigurationError) as exc:
-                if isinstance(exc, NOT_OF_ONE):
-                    raise
-                missed = Missed("beyond", 0, held, 0, exc.message)  # one of its partitions is denied
-            if missed is None:
-                continue
-            if missed.unproven:
+            if finding.kind == "unproven":
                 state = replace(state, unproven=state.unproven + 1)
             else:
-                yield self.judge.finding_of(candidate.conversation_id, missed, lost=not held)
-        position = state.position if page.segment < 0 else page.last
-        return replace(state, items=state.items + len(page.items), position=position)
+                yield finding
+        self.items += len(page.items)
+        return replace(state, items=before.items + len(page.items), position=position), True
 
-    def _message_id(self, item: object) -> str | None:
-        return message_id_of(item, self.store.keys, self.judge.probe.id_attribute)  # type: ignore[arg-type]
+    def _judge_candidate(self, candidate: Seen, held: int, candidates: int) -> Generator[None, None, Finding | None]:
+        """Return the finding of a conversation that the backup does not cover; None if readers see all of it."""
+        name, evidence = candidate.conversation_id, candidate.evidence
+        missed: Missed | None = Missed("beyond", 0, held, 0, "its rows are not on the salts of their message ids")
+        if evidence.cause(registered=held > 1) in ("", "too-few") and candidate.highest < LARGEST_N:
+            self._judged += 1
+            try:
+                missed = yield from self.judge.probe.run(name, highest=candidate.highest, candidates=candidates)
+            except (AccessDeniedError, ConfigurationError) as exc:  # perhaps one of its partitions is denied
+                if isinstance(exc, NOT_OF_ONE):
+                    raise
+                missed = Missed("beyond", 0, held, 0, exc.message)
+        return None if missed is None else self.judge.finding_of(name, missed, lost=not held)
+
+    def _keys_of(self, row: Item) -> Item:
+        return {name: row[name] for name in (self.store.keys.partition_key, self.store.keys.sort_key)}
+
+    def _message_id(self, item: Item) -> str | None:
+        return message_id_of(item, self.store.keys, self.judge.probe.id_attribute)
 
     def _uncovered(self, seen: list[Seen]) -> Iterator[tuple[Seen, int]]:
         """Yield the conversations that the backup does not cover, with the max_n that it holds; 0 without an entry.

@@ -85,6 +85,8 @@ class Backup(MemoryBackup):
 class Messages(MemoryMessages):
     """Resumes scans, in pages of a few rows."""
 
+    page_rows = 10
+
     def clear(self, partition_key: str) -> None:
         """Delete the messages of a partition."""
         self._partitions[partition_key].clear()
@@ -93,15 +95,15 @@ class Messages(MemoryMessages):
     def scan_keys(
         self, segments: int, *, after: Mapping[int, Item | None] = NOTHING_READ, **_: Any
     ) -> Generator[KeysPage, None, None]:
-        """Yield the keys of the rows behind a position, ten a page."""
+        """Yield the keys of the rows behind a position."""
         names = (self.keys.partition_key, self.keys.sort_key)
         rows = [row for key in sorted(self._partitions) for row in self._partitions[key].values()]
         keys: list[Item] = [{name: row[name] for name in names} for row in rows]
         start = after.get(0)
         keys = keys[keys.index(start) + 1 :] if start is not None else keys
-        for first in range(0, max(len(keys), 1), 10):
-            some = keys[first : first + 10]
-            yield KeysPage(some, 1.0, 0, some[-1] if first + 10 < len(keys) else None)
+        for first in range(0, max(len(keys), 1), self.page_rows):
+            some = keys[first : first + self.page_rows]
+            yield KeysPage(some, 1.0, 0, some[-1] if first + self.page_rows < len(keys) else None)
 
 
 @dataclass

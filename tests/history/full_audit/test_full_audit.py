@@ -13,6 +13,7 @@ from saltctl.history.full_audit.events import AuditRestarted, FullAudit
 from saltctl.history.full_audit.paced_messages import PacedMessages
 from saltctl.history.full_audit.probe import Missed, Probe
 from saltctl.history.full_audit.state import MAX_FINDINGS, decode
+from saltctl.salting import salt_of
 from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.stores.contracts.registry import LeaseHolder
 from tests.history.full_audit.fakes import CAP, World
@@ -182,6 +183,27 @@ def test_rows_of_other_designs_are_not_lost_conversations(world: World) -> None:
     assert kinds(report) == {"c5": "unproven"}
     assert (report.found, report.orphans) == (1, 0)
     assert report.sample_unproven >= 1
+
+
+def test_a_sample_that_takes_long_goes_on_within_a_page(world: World) -> None:
+    """Each run judges one conversation of the page at least, and all of them are found."""
+    world.messages.page_rows = 300
+    lost = {f"lost{number}" for number in range(6)}
+    for name in lost:
+        for number in range(40):
+            world.messages.put(f"{name}#{salt_of(f'm{number}', 4)}", f"t{number}#m{number}", {})
+
+    def slow(_: PartitionQuery) -> None:
+        world.clock += 1
+
+    world.on_query = slow
+    reports = []
+    for _ in range(60):
+        reports.append(world.audit(budget=20.0, sample_items=10**6))
+        if reports[-1].sample_age_s is not None:
+            break
+    assert set(kinds(reports[-1])) == lost
+    assert sum(report.sample_items for report in reports) == 8 * 11 + 6 * 40
 
 
 def test_a_damaged_item_is_a_finding_and_is_audited(world: World) -> None:
