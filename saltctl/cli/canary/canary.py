@@ -42,8 +42,8 @@ def canary(
 ) -> None:
     """Check the promise from this host: write, raise, cool and read reserved conversations.
 
-    It writes to the tables of the context: messages and entries of the reserved conversations alone, which it deletes
-    or which stay few. Any number of hosts can run it at once. The topic is saltctl help canary.
+    It changes the reserved conversations alone: it writes messages, raises and cools, and deletes its old messages. Any
+    number of hosts can run it at once. The topic is saltctl help canary.
 
     Exits 3 if a check failed, and 4 if some could not be judged because of an outage; 69 if none could.
     With --every a round that fails does not end the loop, and a signal does, after its round, with exit 0; --timeout
