@@ -18,7 +18,7 @@ from tests.checker.mutants import MUTANTS, REAL
 ROUNDS = 15
 """Rounds within which a mutant is found: about a minute on an idle machine."""
 LOST_TABLES = {"trusts-any-table", "recovery-skips-messages"}
-IN_THE_GATE = {"no-fence", "redis-before-backup", "overwriting-rebuild"}
+IN_THE_GATE = {"no-fence", "overwriting-rebuild"}
 logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 

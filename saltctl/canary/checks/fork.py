@@ -21,7 +21,7 @@ from saltctl.errors import SaltctlError
 
 _SECONDS = 20.0
 """Time after which a child is killed: more than its requests take."""
-_CHILDREN = 4
+_CHILDREN = 2
 _CHUNK = 1 << 16
 
 
