@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from saltctl.canary.checks.fork import fork
 from saltctl.canary.checks.messages import find, read, shared_read, write
-from saltctl.canary.checks.outcomes import Broken, Skipped, Unjudged
+from saltctl.canary.checks.outcomes import HOST_ERRORS, Broken, Skipped, Unjudged
 from saltctl.canary.checks.raises import can_be_raised, cool, raise_, unfinished_raise
 from saltctl.canary.checks.strangers import foreign_client, late_merge
 from saltctl.canary.checks.substitutes import Away
@@ -128,9 +128,10 @@ class Canary:
         if results.refusal is not None and not violations and not results.broken:
             raise results.refusal
         checks = [_verdict(name, results, violations, unread) for name in CHECK_NAMES]
-        if not results.outage and unread is None:
+        report = CanaryReport(checks, time.monotonic() - started)
+        if report.ok and unread is None:  # otherwise all rows stay, to look into
             _delete_old_rows(on)
-        return CanaryReport(checks, time.monotonic() - started)
+        return replace(report, seconds=time.monotonic() - started)
 
     def _begin(self) -> Round:
         """Read the identity of the registry and what it holds of the reserved conversations; return a round."""
@@ -189,6 +190,8 @@ def _attempt(on: Round, results: _Results, name: str, check: Callable[[Round], s
         results.unjudged[name] = exc.message
         if isinstance(exc, AwsUnavailableError):  # each further check would wait as long
             results.outage = exc.message
+    except HOST_ERRORS as exc:
+        results.unjudged[name] = f"this host cannot run the check: {exc!r:.200}"
     except Exception as exc:  # a client that ends with it keeps no promise
         results.broken[name] = f"internal error: {exc!r:.200}"
 

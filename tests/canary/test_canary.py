@@ -191,6 +191,25 @@ def test_an_outage_is_not_judged() -> None:
         assert report.checks == [Check(name, None, "DynamoDB is down") for name in CHECK_NAMES]
 
 
+@pytest.mark.parametrize(
+    ("error", "ok"),
+    [(OSError("no more files"), None), (RuntimeError("can't start new thread"), None), (KeyError("x"), False)],
+)
+def test_a_host_without_resources_is_no_alarm(error: Exception, ok: bool | None) -> None:
+    """An error of a client that nothing explains is one."""
+
+    def before(name: str) -> None:
+        """Fail at the first merge."""
+        if name == "merge":
+            raise error
+
+    world = World()
+    with world.canary(before=before) as canary:
+        [report] = world.rounds(canary, 1)
+    results = {check.name: check.ok for check in report.checks}
+    assert (results["unfinished-raise"], results["raise"], results["write"]) == (ok, ok, True)
+
+
 def test_a_permission_or_a_setting_is_an_error() -> None:
     """A user that may only read, a cap below BOUND, and no Redis."""
     world = World()

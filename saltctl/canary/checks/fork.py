@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
-from saltctl.canary.checks.outcomes import Broken, Skipped, Unjudged
+from saltctl.canary.checks.outcomes import HOST_ERRORS, Broken, Skipped, Unjudged
 from saltctl.canary.clients import Client
 from saltctl.canary.new_rows import NewRow
 from saltctl.canary.operations import LookupAnswer, Put, Read
@@ -67,7 +67,7 @@ def _serve_with_child(on: Round, conversation: str) -> None:
         answer = child.answer()
     _record(on, answer)
     for exc in failures:
-        if not isinstance(exc, SaltctlError):
+        if not isinstance(exc, (SaltctlError, *HOST_ERRORS)):
             raise Broken(f"a thread that used a client after a fork ended with {exc!r:.200}")
         raise exc
 
@@ -86,6 +86,8 @@ def _served(on: Round, conversation: str, row: NewRow) -> dict[str, Any]:
         _serve(on.by_redis, conversation, row)
     except SaltctlError as exc:
         error, code = exc.message, exc.code
+    except HOST_ERRORS as exc:
+        error, code = repr(exc), "host"
     except Exception as exc:
         error = repr(exc)
     return {

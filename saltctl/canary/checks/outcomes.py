@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+HOST_ERRORS = (OSError, MemoryError, RuntimeError)
+"""What a host raises that has no memory, threads, processes or files left: it says nothing about the promise."""
+
 
 class Unjudged(Exception):  # noqa: N818  nothing failed
     """A check cannot be judged in this round, for this reason."""
