@@ -41,13 +41,14 @@ def shared_read(on: Round) -> str:
     found = on.by_redis.history.lookup(conversation)
     held = HeldMessages(on.servers.messages, held=len(found.read_set()))
     client = on.by_redis.sharing(held)
+    joins = min(_JOINS, on.servers.settings.page_timeout / 4)  # the first reader must not run out of time
     readers = [_Reader(lambda: client.read(conversation)) for _ in range(2)]
     try:
         readers[0].start()
-        held.wait(_JOINS)
+        held.wait(joins)
         on.by_redis.put(conversation, on.row(conversation))
         readers[1].start()
-        readers[1].join(_JOINS)
+        readers[1].join(joins)
     finally:
         held.release()
         for reader in readers:
