@@ -23,6 +23,8 @@ _SECONDS = 20.0
 """Time after which a child is killed: more than its requests take."""
 _CHILDREN = 2
 _CHUNK = 1 << 16
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that end a process."""
 
 
 def fork(on: Round) -> str:
@@ -116,12 +118,20 @@ class _Child:
 
     def __init__(self, work: Callable[[], dict[str, Any]]) -> None:
         self._reading, writing = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
-            self._pid = os.fork()
-        if self._pid == 0:
-            _run(writing, work)
-        os.close(writing)
+        # A handler of the parent must not run in the child, where its exception would unwind the parent's code.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
+                self._pid = os.fork()
+            if self._pid == 0:
+                _run(writing, work)
+        except BaseException:
+            os.close(self._reading)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(writing)
 
     def __enter__(self) -> Self:
         return self
@@ -151,7 +161,9 @@ class _Child:
 def _run(writing: int, work: Callable[[], dict[str, Any]]) -> None:
     """Send the result, and end; handlers, buffers and threads of the parent are not touched."""
     try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for signum in (signal.SIGALRM, *_ENDS):
+            signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
         signal.setitimer(signal.ITIMER_REAL, _SECONDS)  # also if the parent dies
         left = memoryview(json.dumps(work()).encode())
         while left:
