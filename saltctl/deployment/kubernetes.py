@@ -179,6 +179,7 @@ def _account(name: str, need: str) -> str:
 ---
 # {need}, which the service may not:
 #   saltctl service emit iam --role {name}
+# Its Redis user is that of the service, unless you give its job a Secret of its own (saltctl service emit acl).
 apiVersion: v1
 kind: ServiceAccount
 metadata:

@@ -16,6 +16,11 @@ from saltctl.times import parse_iso
 _STEP = 4
 """The factor of a raise: two raises of a sealed conversation reach BOUND."""
 _CHANGES = (1, 2, 3)
+_NEVER_COOLED = (
+    "no conversation of this registry was ever cooled, and the first cool-down refuses older releases: "
+    f"saltctl registry cool {RESERVED[0]} --to 1"
+)
+"""Why a raise at BOUND cannot be undone, so that after some rounds there is none to stop."""
 _MOST_COOLED = 2
 """Conversations that are cooled in one round."""
 
@@ -24,7 +29,7 @@ def unfinished_raise(on: Round) -> str:
     """Stop a raise before each of its three changes; write and read by both clients in each state."""
     conversation = on.raised
     if conversation is None:
-        raise Skipped("no conversation can be raised now: all wait for the end of a cool-down, or none may be cooled")
+        raise Skipped("all conversations wait for the end of a cool-down" if on.may_cool else _NEVER_COOLED)
     on.use(conversation)
     n = next_n(on.entry(conversation))
     for change in _CHANGES:
@@ -43,7 +48,7 @@ def raise_(on: Round) -> str:
         client.lookups.lookup(conversation)
     write_and_read(on, conversation)
     on.entry(conversation)
-    return f"{conversation} to {n}"
+    return f"{conversation} stays at {entry.target}" if on.raised is None else f"{conversation} to {n}"
 
 
 def _raise_partly(on: Round, client: Client, conversation: str, n: int, changes: Changes) -> None:
@@ -66,7 +71,7 @@ def write_and_read(on: Round, conversation: str) -> None:
 def cool(on: Round) -> str:
     """Take the cool-downs of reserved conversations further: narrow those at BOUND, seal those whose wait is over."""
     if not on.may_cool:
-        raise Skipped("no conversation of this registry was ever cooled, and the first cool-down refuses old clients")
+        raise Skipped(_NEVER_COOLED)
     done = list[str]()
     for conversation in RESERVED:
         if len(done) == _MOST_COOLED:

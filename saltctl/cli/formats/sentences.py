@@ -158,11 +158,13 @@ def backlog_sentence(found: StreamStatus) -> str:
 def full_audit_sentence(report: FullAudit) -> str:
     """Say whether readers see every message of every conversation, and how much is proved."""
     took = f"{counted(report.audited, 'conversation')} audited in {report.seconds:,.1f} s"
+    if report.sample_unproven:
+        took += f"; of the sample {counted(report.sample_unproven, 'conversation')} may be salted: topic audit"
     if report.found:
         return f"Found: {counted(report.found, 'conversation')} to look at; {took}"
     if report.oldest_age_s is None:
         return f"Nothing found so far: {took}; the first cycle is not complete"
-    return f"Complete: readers see every message; {took}"
+    return f"Complete: readers see every message of what the registry has; {took}"
 
 
 def audit_sentence(found: Audit, *, repaired: bool) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from saltctl.errors import CheckpointRefusedError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, fail, ok, skip, warn
@@ -24,13 +26,12 @@ def audit(facts: Facts) -> Finding:
     found = sorted(state.findings, key=lambda finding: finding.kind not in MISSING)
     if found:
         first, missed = found[0], sum(finding.kind in MISSING for finding in found)
-        mends = ("--repair", "--yes") if first.kind in (*MISSING, "damaged") else ()
-        fix = facts.fix_commands.saltctl("history", "audit", *mends, "--", first.conversation_id)
+        fix = facts.fix_commands.saltctl(*shlex.split(first.command)[1:]) if first.command else ""
         name = f"such as {first.conversation_id!r:.100}"
         if missed:
             return fail(f"readers miss messages: conversations {missed:,}, {name} ({first.kind})", fix, **measures)
         detail = f"conversations to look at: {state.found:,}, {name}: {first.detail or first.kind}"
-        return warn(detail, fix if first.command else "", **measures)
+        return warn(detail, fix, **measures)
     proven, now = state.proven, facts.now()
     since = state.began if proven is None else proven
     if since is not None and now - since > OLD_SECONDS:

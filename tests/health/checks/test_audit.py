@@ -38,9 +38,9 @@ def _facts(state: AuditState | None) -> Any:
             HOUR_AGO | {"findings": (UNREAD, MISSES)},
             "fail",
             "readers miss messages: conversations 1, such as 'c 1' (lost)",
-            "saltctl history audit --repair --yes -- 'c 1'",
+            "saltctl history audit 'c 1' --repair --yes",
         ),
-        (HOUR_AGO | {"findings": (UNREAD,)}, "warn", "'c2': access is denied", "saltctl history audit -- c2"),
+        (HOUR_AGO | {"findings": (UNREAD,)}, "warn", "'c2': access is denied", "saltctl history audit c2"),
         (HOUR_AGO | {"findings": (UNPROVEN,)}, "warn", "too few", "saltctl history audit -- -c3"),
     ],
 )
