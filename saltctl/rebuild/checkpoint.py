@@ -7,7 +7,6 @@ part of the backup is not read again, so one that is damaged or was edited by ha
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from saltctl.errors import CheckpointRefusedError, SaltctlError
 from saltctl.rebuild.events import CheckpointNotSaved, CheckpointRejected, RebuildResumed
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.stores.contracts.entries import Entry, parse_entry
+from saltctl.stores.saved_state import decode, encode
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.rebuild_items import CheckpointItem
@@ -115,27 +115,6 @@ class Checkpoint:
         )
 
 
-def encode(checkpoint: Checkpoint) -> str:
-    """Return the checkpoint as JSON, after the SHA-256 of that JSON, by which an edit by hand is noticed."""
-    import msgspec
-
-    content = msgspec.json.encode(checkpoint)
-    return f"{hashlib.sha256(content).hexdigest()} {content.decode()}"
-
-
-def decode(encoded: str) -> Checkpoint:
-    """Return the checkpoint. Raises ValueError if ``encode`` cannot have returned this string."""
-    import msgspec
-
-    checksum, _, content = encoded.partition(" ")
-    if hashlib.sha256(content.encode()).hexdigest() != checksum:
-        raise ValueError("the checksum differs")
-    checkpoint: Checkpoint = msgspec.json.decode(content, type=Checkpoint)
-    if not checkpoint.is_plausible or encode(checkpoint) != encoded:
-        raise ValueError("a value is not one that saltctl writes")
-    return checkpoint
-
-
 def load_checkpoint(item: CheckpointItem) -> Checkpoint | None:
     """Read the checkpoint; None if there is none.
 
@@ -145,7 +124,7 @@ def load_checkpoint(item: CheckpointItem) -> Checkpoint | None:
     """
     encoded = item.load()
     try:
-        return None if encoded is None else decode(encoded)
+        return None if encoded is None else decode(encoded, Checkpoint)
     except (ValueError, RecursionError) as exc:
         problem = f"cannot use the checkpoint in the backup table: it is damaged ({type(exc).__name__})"
         raise CheckpointRefusedError(problem, hint=_RESTART) from exc

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple, cast
 
 from saltctl.errors import SaltctlError
-from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary, decode, encode
+from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary
 from saltctl.rebuild.merge_buffer import ScanPosition
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
@@ -34,6 +34,7 @@ from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
+from saltctl.stores.saved_state import decode, encode
 from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Reply, Words, script_of
 from tests.support.registry_item import FakeRegistryItem
 
@@ -488,7 +489,7 @@ class ModelCheckpoint(CheckpointItem):
 
     def save(self, checkpoint: str) -> None:
         """Reduce the checkpoint to three values."""
-        saved = decode(checkpoint)
+        saved = decode(checkpoint, Checkpoint)
         assert saved.merged.after == {0: None}
         ((_, primary),) = saved.primaries.items()
         half_done = next((entry for _, entry in saved.half_done), "")

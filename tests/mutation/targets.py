@@ -80,6 +80,7 @@ TARGETS = (
     Target(
         "saltctl/rebuild/checkpoint.py", ("tests/rebuild/test_checkpoint.py", "tests/rebuild/test_resume.py", *_REBUILD)
     ),
+    Target("saltctl/stores/saved_state.py", ("tests/rebuild/test_checkpoint.py",)),
     Target("saltctl/rebuild/rebuild.py", _REBUILD),
     Target("saltctl/history/pages/cursor.py", ("tests/history/pages/test_cursor.py", *_HISTORY)),
     Target("saltctl/history/pages/ordered_merge.py", _READS),

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from saltctl.errors import CheckpointRefusedError
-from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary, encode, load_checkpoint
+from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary, load_checkpoint
 from saltctl.rebuild.merge_buffer import ScanPosition
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.rebuild_items import CheckpointItem
+from saltctl.stores.saved_state import encode
 
 CHECKPOINT = Checkpoint(
     scope=CheckpointScope("arn:aws:dynamodb:eu-central-1:1:table/backup 8f3c", "salt", "v2:16384", 4),

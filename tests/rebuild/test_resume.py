@@ -22,7 +22,7 @@ from saltctl.errors import (
     RedisUnavailableError,
 )
 from saltctl.local.servers import LocalRedis
-from saltctl.rebuild.checkpoint import Checkpoint, ResumeMode, encode, load_checkpoint
+from saltctl.rebuild.checkpoint import Checkpoint, ResumeMode, load_checkpoint
 from saltctl.rebuild.events import (
     CheckpointNotSaved,
     CheckpointRejected,
@@ -40,6 +40,7 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.stores.saved_state import encode
 from tests.rebuild.harness import ENTRIES, At, Opener, WatchedRegistry, drive, put
 from tests.rebuild.killed_rebuild import WARM, rebuild_until
 from tests.support.aws_stub import AwsStub, refusal

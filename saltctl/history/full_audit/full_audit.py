@@ -27,7 +27,7 @@ from saltctl.history.full_audit.judge import Judge
 from saltctl.history.full_audit.paced_messages import PacedMessages
 from saltctl.history.full_audit.probe import Probe
 from saltctl.history.full_audit.sample import Sampler
-from saltctl.history.full_audit.state import MISSING, AuditState, Finding, SampleState, age, encode, load_state
+from saltctl.history.full_audit.state import MISSING, AuditState, Finding, SampleState, age, load_state
 from saltctl.history.history import History
 from saltctl.rebuild.events import StartDelayed
 from saltctl.rebuild.lease import Lease
@@ -36,6 +36,7 @@ from saltctl.registry.mending import Damage
 from saltctl.salting import is_conversation_id
 from saltctl.stores.audit_item import AuditItem
 from saltctl.stores.contracts.registry import BackupPage, BackupStore
+from saltctl.stores.saved_state import encode
 from saltctl.times import iso_utc
 
 SAVE_SECONDS = 5.0

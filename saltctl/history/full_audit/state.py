@@ -5,7 +5,6 @@ A state that is damaged, or that was edited by hand, is refused: its claims woul
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -15,6 +14,7 @@ from saltctl.errors import CheckpointRefusedError
 from saltctl.salting import is_conversation_id
 from saltctl.stores.audit_item import AuditItem
 from saltctl.stores.contracts.messages import Item
+from saltctl.stores.saved_state import decode, encode
 
 VERSION = 1
 MAX_FINDINGS = 100
@@ -153,27 +153,6 @@ def age(since: float | None, now: float) -> float | None:
     return None if since is None else round(max(now - since, 0.0), 3)
 
 
-def encode(state: AuditState) -> str:
-    """Return the state as JSON, after the SHA-256 of that JSON, by which an edit by hand is noticed."""
-    import msgspec
-
-    content = msgspec.json.encode(state)
-    return f"{hashlib.sha256(content).hexdigest()} {content.decode()}"
-
-
-def decode(encoded: str) -> AuditState:
-    """Return the state. Raises ValueError if ``encode`` cannot have returned this string."""
-    import msgspec
-
-    checksum, _, content = encoded.partition(" ")
-    if hashlib.sha256(content.encode()).hexdigest() != checksum:
-        raise ValueError("the checksum differs")
-    state: AuditState = msgspec.json.decode(content, type=AuditState)
-    if not state.is_plausible or encode(state) != encoded:
-        raise ValueError("a value is not one that saltctl writes")
-    return state
-
-
 def load_state(item: AuditItem) -> AuditState | None:
     """Read the state; None if no audit of all conversations was ever begun.
 
@@ -183,7 +162,7 @@ def load_state(item: AuditItem) -> AuditState | None:
     """
     encoded = item.load()
     try:
-        return None if encoded is None else decode(encoded)
+        return None if encoded is None else decode(encoded, AuditState)
     except (ValueError, RecursionError) as exc:
         problem = f"cannot use the state of the audit in the backup table: it is damaged ({type(exc).__name__})"
         raise CheckpointRefusedError(problem, hint=_RESTART) from exc

@@ -12,10 +12,11 @@ from saltctl.errors import AccessDeniedError, AwsUnavailableError, CheckpointRef
 from saltctl.history.full_audit.events import AuditRestarted, FullAudit
 from saltctl.history.full_audit.paced_messages import PacedMessages
 from saltctl.history.full_audit.probe import Missed, Probe
-from saltctl.history.full_audit.state import MAX_FINDINGS, decode
+from saltctl.history.full_audit.state import MAX_FINDINGS, AuditState
 from saltctl.salting import salt_of
 from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.stores.contracts.registry import LeaseHolder
+from saltctl.stores.saved_state import decode
 from tests.history.full_audit.fakes import CAP, World
 
 
@@ -249,7 +250,7 @@ def test_a_refusal_of_all_queries_ends_the_run_without_findings(world: World) ->
     world.on_query = denied("c2", "c3", "c4", "c5", "c6")  # type: ignore[assignment]
     with pytest.raises(AccessDeniedError):
         world.audit(sample_items=0)
-    state = decode(world.item.state or "")
+    state = decode(world.item.state or "", AuditState)
     assert (state.position, state.findings, state.audited, state.unread) == ("c1", (), 2, 0)
     world.on_query = lambda request: None
     assert world.audit(sample_items=0).audited == 6
@@ -266,7 +267,7 @@ def test_an_outage_at_the_start_ends_the_run(world: World) -> None:
     world.on_query = fail
     with pytest.raises(AwsUnavailableError):
         world.audit(sample_items=0)
-    assert decode(world.item.state or "").began is not None
+    assert decode(world.item.state or "", AuditState).began is not None
 
 
 def test_more_findings_than_the_list_has_are_counted(world: World) -> None:
