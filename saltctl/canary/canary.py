@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from saltctl.canary.checks.fork import fork
+from saltctl.canary.checks.lookups import lookup
 from saltctl.canary.checks.messages import find, read, shared_read, write
 from saltctl.canary.checks.outcomes import HOST_ERRORS, Broken, Skipped, Unjudged
 from saltctl.canary.checks.raises import can_be_raised, cool, raise_, unfinished_raise
@@ -35,7 +37,7 @@ from saltctl.settings import Settings
 CHECKS: dict[str, Callable[[Round], str]] = dict(
     zip(
         CHECK_NAMES,
-        (write, read, shared_read, find, unfinished_raise, raise_, cool, late_merge, foreign_client, fork),
+        (lookup, write, read, shared_read, find, unfinished_raise, raise_, cool, late_merge, foreign_client, fork),
         strict=True,
     )
 )
@@ -127,7 +129,7 @@ class Canary:
         violations, unread = on.judge()
         if results.refusal is not None and not violations and not results.broken:
             raise results.refusal
-        checks = [_verdict(name, results, violations, unread) for name in CHECK_NAMES]
+        checks = [_verdict(name, results, violations, on.missed, unread) for name in CHECK_NAMES]
         report = CanaryReport(checks, time.monotonic() - started)
         if report.ok and unread is None:  # otherwise all rows stay, to look into
             _delete_old_rows(on)
@@ -196,12 +198,15 @@ def _attempt(on: Round, results: _Results, name: str, check: Callable[[Round], s
         results.broken[name] = f"internal error: {exc!r:.200}"
 
 
-def _verdict(name: str, results: _Results, violations: list[Violation], unread: SaltctlError | None) -> Check:
+def _verdict(
+    name: str, results: _Results, violations: list[Violation], missed: Mapping[str, str], unread: SaltctlError | None
+) -> Check:
     """Return the result of one check: first what the judges found in its operations."""
     found = [one for one in violations if one.process.partition(" by ")[0] == name]
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return Check(name, False, f"{found[0].check} in {found[0].conversation}: {found[0].message}{more}")
+        told = missed.get(found[0].conversation) or f"{found[0].check} in {found[0].conversation}: {_untimed(found[0])}"
+        return Check(name, False, f"{told}{more}")
     if name in results.broken:
         return Check(name, False, results.broken[name])
     if name in results.unjudged:
@@ -211,6 +216,11 @@ def _verdict(name: str, results: _Results, violations: list[Violation], unread: 
     if unread is not None:
         return Check(name, None, f"the messages cannot be read for comparison: {unread.message}")
     return Check(name, True, results.done[name])
+
+
+def _untimed(violation: Violation) -> str:
+    """Return what the judge said without the times, which are those of a monotonic clock."""
+    return re.sub(r" (?:from [\d.]+ to|at) [\d.]+", "", violation.message)
 
 
 def _delete_old_rows(on: Round) -> None:

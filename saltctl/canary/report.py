@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CHECK_NAMES: tuple[str, ...] = (
+    "lookup",
     "write",
     "read",
     "shared-read",

@@ -73,8 +73,16 @@ class Round:
     raised: str | None
     written: list[tuple[str, NewRow]] = field(default_factory=list)
     truths: dict[str, GroundTruth] = field(default_factory=dict)
+    missed: dict[str, str] = field(default_factory=dict)
+    """What readers miss of conversations: their lookups do not cover it."""
     queries: int = 0
     consumed_rcu: float = 0.0
+
+    def sources(self) -> str:
+        """Say who answered the lookups of the check in progress."""
+        process = self.recorder.process(self.by_redis.name)
+        answered = [one for one in self.recorder.operations.lookups if one.process == process and one.source == "redis"]
+        return "by Redis and by the backup" if answered else "by the backup alone, since Redis answers no lookup"
 
     @property
     def clients(self) -> tuple[Client, Client]:
@@ -127,7 +135,9 @@ class Round:
         """
         operations, reason = self.recorder.operations, None
         try:
-            last = {conversation: self._ground_truth(conversation) for conversation in self.truths}
+            used = {read.conversation for read in operations.reads}
+            used |= {put.conversation for put in operations.puts if put.began > -inf}
+            last = {conversation: self._ground_truth(conversation) for conversation in used & self.truths.keys()}
         except SaltctlError as exc:
             reason, last = exc, {}
         losses, lost = self._losses()

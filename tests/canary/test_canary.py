@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -239,3 +240,33 @@ def test_nothing_is_cooled_before_an_operator_has_cooled() -> None:
     assert last["cool"].ok is None
     assert last["unfinished-raise"].ok is None
     assert last["raise"].ok is True
+
+
+def test_what_readers_miss_fails_every_round_until_it_is_repaired() -> None:
+    """The registry loses an entry. The canary names a message, and does not raise the conversation: that hides it."""
+    world = World()
+    with world.canary() as canary:
+        world.rounds(canary, 6)
+        conversation = next(name for name, entry in world.backup.items.items() if entry.max_n > 2)
+        held = world.redis.held[world.redis.primary_of(conversation)]
+        in_backup, in_redis = world.backup.items.pop(conversation), held.pop(conversation)
+        for report in world.rounds(canary, 5):
+            lookup = report.checks[0]
+            assert (lookup.name, lookup.ok) == ("lookup", False)
+            told = rf"of {conversation} by .* miss \d+ of .*, such as .* in {conversation}#\d+: max_n is 1"
+            assert re.search(told, lookup.detail)
+            assert conversation not in world.backup.items
+        world.backup.items[conversation], held[conversation] = in_backup, in_redis
+        assert [report.ok for report in world.rounds(canary, 2)] == [True, True]
+
+
+def test_a_check_says_who_answered() -> None:
+    """While Redis answers no lookup the backup does, which is no proof of what Redis answers."""
+    world = World()
+    with world.canary() as canary:
+        details = {check.name: check.detail for check in canary.run().checks}
+        assert "by Redis and by the backup" in details["lookup"] + details["read"]
+        world.redis.restart(keep_entries=True)
+        details = {check.name: check.detail for check in canary.run().checks}
+    assert details["lookup"].startswith(f"N of {len(RESERVED)} conversations, by the backup alone")
+    assert "by the backup alone" in details["read"]

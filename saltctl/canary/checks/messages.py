@@ -32,7 +32,7 @@ def read(on: Round) -> str:
         for client in on.clients
         for limit in (500, 40)
     ]
-    return f"{max(counts)} messages of {conversation}, by Redis and by the backup, from both ends"
+    return f"{max(counts)} messages of {conversation}, {on.sources()}, from both ends"
 
 
 def shared_read(on: Round) -> str:

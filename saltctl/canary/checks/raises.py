@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from saltctl.canary.checks.outcomes import Skipped
+from saltctl.canary.checks.outcomes import Skipped, Unjudged
 from saltctl.canary.checks.substitutes import Changes, Stopped, StoppingBackup, StoppingStore
 from saltctl.canary.clients import Client
 from saltctl.canary.conversations import BOUND, RESERVED
@@ -27,6 +27,9 @@ _MOST_COOLED = 2
 
 def unfinished_raise(on: Round) -> str:
     """Stop a raise before each of its three changes; write and read by both clients in each state."""
+    if on.raised in on.missed:
+        on.raised = None
+        raise Unjudged("readers miss messages of the conversation, and a raise would hide that")
     conversation = on.raised
     if conversation is None:
         raise Skipped("all conversations wait for the end of a cool-down" if on.may_cool else _NEVER_COOLED)
@@ -76,6 +79,8 @@ def cool(on: Round) -> str:
     for conversation in RESERVED:
         if len(done) == _MOST_COOLED:
             break
+        if conversation in on.missed:
+            continue
         entry = on.held.get(conversation)
         if entry is not None and entry.cooling is not None and entry.cooling.unsealed:
             if _is_ready(on, entry):

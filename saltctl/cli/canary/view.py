@@ -25,6 +25,7 @@ State = Literal["ok", "FAILED", "not judged", "skipped"]
 _STYLES: Mapping[State, str] = {"ok": "green", "FAILED": "bold red", "not judged": "yellow", "skipped": "dim"}
 _WIDTH = max(map(len, _STYLES)) + 2
 PLANS = {
+    "lookup": "look up each reserved conversation, and compare N with where its messages are",
     "write": "write messages, each twice, and delete old ones of a canary",
     "read": "look up N and read every message, by Redis and by the backup",
     "shared-read": "read with share_reads and hedge_reads while messages are written",
@@ -109,7 +110,7 @@ def find_cause(report: CanaryReport) -> str:
     details = " ".join(check.detail for check in report.checks if check.ok is False)
     named = [name for name in RESERVED if re.search(rf"{re.escape(name)}(?!\w)", details)]
     audits = [command_line("history", "audit", ids=[name]) for name in named]
-    return hint_of("saltctl status", *audits, "what each check proves, and what to do: saltctl help canary")
+    return hint_of(*audits, "saltctl status", "what each check proves, and what to do: saltctl help canary")
 
 
 def nagios(report: CanaryReport) -> tuple[int, str]:

@@ -9,6 +9,7 @@ import typer
 
 from saltctl.cli.formats.sentences import full_audit_sentence
 from saltctl.cli.formats.text import counted, printable
+from saltctl.cli.hints import in_force
 from saltctl.cli.jobs import Job, drain, estimated_items
 from saltctl.cli.output import OutputFormat, columns_of, format_value, note, warn
 from saltctl.cli.progress import Step, show_progress
@@ -48,7 +49,9 @@ class AllOptions:
 def audit_all(session: Session, job: Job, options: AllOptions, output: OutputFormat | None) -> None:
     """Run the audit, print its report, and exit with 3 if anything that was found stands."""
     report = _run(session, _auditor(session, options), quiet=job.cron)
-    findings = [asdict(found) | {"at": iso_utc(found.at)} for found in report.findings]
+    findings = [
+        asdict(found) | {"at": iso_utc(found.at), "command": in_force(found.command)} for found in report.findings
+    ]
     job.finish(
         asdict(report) | {"findings": findings},
         output,

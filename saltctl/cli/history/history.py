@@ -14,7 +14,7 @@ from saltctl.cli.formats.sentences import audit_sentence
 from saltctl.cli.formats.text import counted
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.jobs import drain, track_job
-from saltctl.cli.output import columns_of, format_value, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.output import Column, columns_of, format_value, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
@@ -28,13 +28,20 @@ if TYPE_CHECKING:
 
 group = new_group("Read whole conversations, find messages, and check that no reader misses one.")
 FIELD_COLUMNS = columns_of("sort_key message_id partition_key", message_id="message")
-AUDIT_COLUMNS = columns_of(
-    "conversation_id complete max_n recent_n needed_n orphaned damage unproven duplicates skew probed consumed_rcu "
-    "repaired orphans partitions",
-    orphaned="messages that readers miss",
-    unproven=lambda found: format_value(found["unproven"] or None),
-    probed="salts probed",
-)
+
+
+def _audit_columns(orphaned: str) -> tuple[Column, ...]:
+    return columns_of(
+        "conversation_id complete max_n recent_n needed_n orphaned damage unproven duplicates skew probed consumed_rcu "
+        "repaired orphans partitions",
+        orphaned=orphaned,
+        unproven=lambda found: format_value(found["unproven"] or None),
+        probed="salts probed",
+    )
+
+
+AUDIT_COLUMNS = _audit_columns("messages that readers miss")
+REPAIRED_COLUMNS = _audit_columns("messages that readers missed")
 PARTITION_COLUMNS = columns_of("partition_key messages")
 ORPHAN_COLUMNS = columns_of("partition_key sort_key message_id", message_id="message")
 
@@ -250,8 +257,12 @@ def audit(
         if repaired or found.complete:
             _forget_finding(session, conversation)
     record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
+    columns = AUDIT_COLUMNS
+    if repaired:  # readers see now what they missed
+        record |= {"complete": True, "max_n": max(found.max_n, found.needed_n)}
+        columns = REPAIRED_COLUMNS
     tables = {"partitions": PARTITION_COLUMNS, "orphans": ORPHAN_COLUMNS}
-    print_result(record, output, columns=AUDIT_COLUMNS, lists=tables, sentence=audit_sentence(found, repaired=repaired))
+    print_result(record, output, columns=columns, lists=tables, sentence=audit_sentence(found, repaired=repaired))
     if not repaired:
         _warn(found, damage)
         if not found.complete:
