@@ -147,13 +147,16 @@ class Hour:
         self.say(f"{SALTED} has messages beyond its max_n of {n}; {LOST} has no entry")
         if self.over.wait(self.seconds * 0.3):
             return
-        for conversation_id in (SALTED, LOST):
-            repaired = self.run("repair", "history", "audit", conversation_id, "--repair", "--yes", "-o", "json")
-            self.say(f"repair of {conversation_id}: exit code {repaired.code}")
+        self._repair(SALTED, LOST)
         self.happened.append(Span("planted", began, time.time()))
         if self.over.wait(self.seconds * 0.2):
             return
         self._lose_entries_of_the_canary()
+
+    def _repair(self, *conversation_ids: str) -> None:
+        for conversation_id in conversation_ids:
+            repaired = self.run("repair", "history", "audit", conversation_id, "--repair", "--yes", "-o", "json")
+            self.say(f"repair of {conversation_id}: exit code {repaired.code}")
 
     def _put_on_salts(self, conversation_id: str, needed: int) -> None:
         """Write messages as if the conversation had been raised to ``needed``."""
@@ -173,9 +176,11 @@ class Hour:
         self.environment.redis.delete_aof()
         self.environment.redis.start()
         self._wait_for_redis()
-        self.happened.append(Span("entries lost", began, time.time() + 120))
         self.happened.append(Span("outage", began, time.time()))
         self.say("the canary's conversations lost their entries in the backup and in Redis")
+        self.over.wait(self.seconds * 0.1)
+        self._repair(*RESERVED)
+        self.happened.append(Span("entries lost", began, time.time()))
 
     # What runs on it.
 
