@@ -260,6 +260,7 @@ def test_the_commands_of_the_other_pages_work(
     write_export(tmp_path / "export", {"a": [row("x", "m")]}, scratch.settings.messages_table)
     (tmp_path / "result.csv").write_text('"conversation_id","max_n"\n')
     command = command.replace("ID", "0123456789abcdef").replace("registry get", f"registry get {FULL}")
+    command = command.replace("--for 50s", "--for 1s")  # it waits for its rate
     words = shlex.split(command)
     code, shown = run_on_a_terminal(*words, typed="y\n")
     # Nothing is known to be idle in an environment that is new.
