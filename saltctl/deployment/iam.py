@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 from saltctl.canary.conversations import RESERVED
 from saltctl.settings import Settings
+from saltctl.stores.audit_item import AUDIT_ID
+from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 from saltctl.urls import parse_redis_url
 
 ROLES = ("saltctl-app", "saltctl-service", "saltctl-readonly", "saltctl-canary", "saltctl-audit", "saltctl-alarms")
@@ -18,10 +20,6 @@ _METRICS = (
     "cloudwatch:GetMetricData cloudwatch:GetInsightRuleReport cloudwatch:DescribeAlarms "
     "cloudwatch:ListTagsForResource dynamodb:ListTables"
 )
-_REGISTRY_ITEM = "#registry"
-"""The item of the backup that says which registry it is: saltctl.stores.aws.registry_item."""
-_AUDIT_ITEM = "#audit"
-"""The item of the backup with the state of the audit of all conversations: saltctl.stores.audit_item."""
 _CHANGE_ALARMS = "cloudwatch:PutMetricAlarm cloudwatch:TagResource cloudwatch:DeleteAlarms"
 Grant = tuple[str, str | list[str]] | tuple[str, str | list[str], Sequence[str]]
 """Actions, resources, and the partition keys of the items if they are not all."""
@@ -60,13 +58,13 @@ def policies(settings: Settings) -> dict[str, dict[str, object]]:
         ],
         "saltctl-canary": [
             ("DescribeTable", [backup, messages]),
-            ("GetItem BatchGetItem", backup, [_REGISTRY_ITEM, *RESERVED]),
+            ("GetItem BatchGetItem", backup, [REGISTRY_ITEM_ID, *RESERVED]),
             ("UpdateItem", backup, RESERVED),
             ("Query GetItem PutItem DeleteItem", messages, rows),
         ],
         "saltctl-audit": [
             ("DescribeTable GetItem BatchGetItem Scan", backup),
-            ("UpdateItem", backup, [_AUDIT_ITEM]),
+            ("UpdateItem", backup, [AUDIT_ID]),
             ("DescribeTable Query Scan", messages),
         ],
         "saltctl-alarms": [
