@@ -120,7 +120,8 @@ def nagios(report: CanaryReport) -> tuple[int, str]:
     if status == "ok" and "not judged" in states:
         status = "warn"
     figures = {"failed": states.count("FAILED"), "not_judged": states.count("not judged"), "seconds": report.seconds}
-    summary = sentence_of(report) if report.ok is not None else "nothing could be judged"
+    if report.ok is None:  # all of them have few reasons, often one
+        return plugin_output(status, f"nothing could be judged: {unjudged_reasons(report)}", figures)
     shown = [(state, check) for state, check in zip(states, report.checks, strict=True) if state in _PROBLEMS]
     told = [f"{state} {title_of(check.name)}: {in_force(check.detail)}" for state, check in shown]
-    return plugin_output(status, summary, figures, told)
+    return plugin_output(status, sentence_of(report), figures, told)

@@ -201,7 +201,7 @@ def test_a_round_that_cannot_begin(canary: Callable[..., Outcome]) -> None:
         (SKIPPED, 0, f"SALTCTL OK - The promise holds: {ALL - 1} checks ok, in 1.2 s | failed=0 not_judged=0 "),
         (report_of(cool=None), 1, f"SALTCTL WARNING - The promise holds: {ALL - 1} checks ok; not judged: cool, in "),
         (report_of(read=False), 2, "SALTCTL CRITICAL - FAILED: read, in 1.2 s | failed=1 not_judged=0 seconds=1.25"),
-        (NOTHING, 3, f"SALTCTL UNKNOWN - nothing could be judged | failed=0 not_judged={ALL} "),
+        (NOTHING, 3, f"SALTCTL UNKNOWN - nothing could be judged: AWS cannot be reached | failed=0 not_judged={ALL} "),
         (AccessDeniedError("no"), 3, "SALTCTL UNKNOWN - no\n"),
         (ZeroDivisionError("x|y"), 3, "SALTCTL UNKNOWN - internal error: ZeroDivisionError: x/y\n"),
     ],
