@@ -80,6 +80,7 @@ class Hour:
     happened: list[Span] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
+    killing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.began = time.time()
@@ -116,17 +117,23 @@ class Hour:
 
     def kill_redis(self) -> None:
         """Kill Redis every two to five minutes, each second time without its data."""
-        redis, kills = self.environment.redis, 0
+        kills = 0
         while not self.over.wait(self.rng.uniform(120, 300)):
-            kills, began = kills + 1, time.time()
+            kills += 1
+            self._restart_redis(empty=kills % 2 == 0)
+
+    def _restart_redis(self, *, empty: bool) -> None:
+        """Kill Redis and start it again, one thread at a time, and wait until it answers lookups."""
+        redis, began = self.environment.redis, time.time()
+        with self.killing:
             redis.kill()
             time.sleep(self.rng.uniform(1, 8))
-            if kills % 2 == 0:
+            if empty:
                 redis.delete_aof()
             redis.start()
             self._wait_for_redis()
-            self.happened.append(Span("outage", began, time.time()))
-            self.say(f"Redis was killed{' and lost its data' if kills % 2 == 0 else ''}: {time.time() - began:.0f} s")
+        self.happened.append(Span("outage", began, time.time()))
+        self.say(f"Redis was killed{' and lost its data' if empty else ''}: {time.time() - began:.0f} s")
 
     def _wait_for_redis(self) -> None:
         """Wait until lookups are answered by Redis again."""
@@ -172,11 +179,7 @@ class Hour:
         client = create_client(settings, "dynamodb")
         for conversation_id in RESERVED:
             client.delete_item(TableName=settings.backup_table, Key={"conversation_id": {"S": conversation_id}})
-        self.environment.redis.kill()
-        self.environment.redis.delete_aof()
-        self.environment.redis.start()
-        self._wait_for_redis()
-        self.happened.append(Span("outage", began, time.time()))
+        self._restart_redis(empty=True)
         self.say("the canary's conversations lost their entries in the backup and in Redis")
         self.over.wait(self.seconds * 0.1)
         self._repair(*RESERVED)
