@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saltctl.canary.conversations import RESERVED
-from saltctl.errors import SaltctlError
+from saltctl.canary.conversations import BOUND, RESERVED
+from saltctl.errors import ExitCode, SaltctlError
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import free_port
 from saltctl.registry.registry import Registry
@@ -164,6 +164,8 @@ class Hour:
         for conversation_id in conversation_ids:
             repaired = self.run("repair", "history", "audit", conversation_id, "--repair", "--yes", "-o", "json")
             self.say(f"repair of {conversation_id}: exit code {repaired.code}")
+            if repaired.code == ExitCode.REFUSED and conversation_id in RESERVED:  # too few messages prove it
+                self.run("repair", "registry", "set", conversation_id, str(BOUND), "--yes", "-o", "json")
 
     def _put_on_salts(self, conversation_id: str, needed: int) -> None:
         """Write messages as if the conversation had been raised to ``needed``."""
