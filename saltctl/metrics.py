@@ -46,7 +46,7 @@ def _counter(name: str, about: str) -> Metric:
 SERVICE_COUNTERS: Mapping[str, Metric] = {
     "reports": _counter("reports", "Entries of the heat stream that were handled."),
     "acknowledged": _counter("acknowledged", "Entries that were acknowledged."),
-    "stale": _counter("stale", "Reports that were too old to raise."),
+    "stale": _counter("stale", "Entries of the heat stream that were too old to raise."),
     "dead": _counter("dead_letters", "Entries that became dead letters."),
     "lost": _counter("lost", "Entries that were trimmed before they were handled."),
     "claimed": _counter("claimed", "Entries that were claimed from other consumers."),
@@ -150,7 +150,7 @@ FIGURES: Mapping[JobName, Mapping[str, Metric]] = {
         claimed=("Entries that were claimed from dead consumers.", ""),
         raised=("Raises that increased max_n.", ""),
         unchanged=("Raises that found max_n as high already.", ""),
-        stale=("Reports that were too old to raise.", ""),
+        stale=("Entries of the heat stream that were too old to raise.", ""),
         dead=("Entries that became dead letters.", ""),
         failed=("Entries whose raise could not be done.", ""),
         left_pending=("Failed entries that are still pending.", ""),

@@ -53,12 +53,10 @@ def needed_salts(
     for entry in _entries(stream, start, info.last_id or "0"):
         at = id_order(entry.id)[0] / 1000
         silence, arrived = max(silence, (at - arrived, arrived)), at
-        report = _parse(entry, now)
-        if report is None or report.window < start or report.conversation_id not in needed:
-            continue
-        (total,) = sums.add([report])
-        if (decision := decide(report, total, settings)) is not None:
-            needed[report.conversation_id] = max(needed[report.conversation_id], decision.n)
+        reports = [r for r in _parse(entry, now) if r.window >= start and r.conversation_id in needed]
+        for report, total in zip(reports, sums.add(reports), strict=True):
+            if (decision := decide(report, total, settings)) is not None:
+                needed[report.conversation_id] = max(needed[report.conversation_id], decision.n)
     longest, since = max(silence, (now - arrived, arrived))
     if longest > longest_silence:
         problem = f"no heat report arrived for {longest / 60:.0f} minutes from {iso_utc(since, 'seconds')} on"
@@ -92,8 +90,8 @@ def _entries(stream: HeatStream, start: float, last: str) -> Iterator[Entry]:
         first = f"({entries[-1].id}"
 
 
-def _parse(entry: Entry, now: float) -> HeatReport | None:
+def _parse(entry: Entry, now: float) -> list[HeatReport]:
     try:
         return parse(entry.fields or [], now)
     except BadReportError:
-        return None
+        return []

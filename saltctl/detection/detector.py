@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.stream import HeatStream
 
+_Parsed = tuple[Entry, list[HeatReport]]
+"""An entry and its reports."""
 MAX_REMEMBERED = 100_000
 """Conversations whose N is remembered. Without it every report of a hot conversation would repeat its raise."""
 
@@ -91,18 +93,21 @@ class Detector:
                 same entries again.
         """
         result = BatchResult()
-        reports, dead, ids = self._parse(entries)
+        parsed, dead, ids = self._parse(entries)
         decisions: dict[str, RaiseDecision] = {}
-        failures = self._decide([report for _, report in reports], decisions)
+        failures = self._decide([report for _, reports in parsed for report in reports], decisions)
         left = self._raise_all(decisions, failures, result)
-        hopeless = self._hopeless(reports, failures, stream) if failures else {}
+        hopeless = self._hopeless(parsed, failures, stream) if failures else {}
         unfinished = left | failures.keys()
-        ids += [entry.id for entry, report in reports if report.conversation_id not in unfinished]
-        for entry, report in reports if unfinished else ():
-            if report.conversation_id in hopeless:
-                dead.append((entry, hopeless[report.conversation_id]))
+        for entry, reports in parsed:
+            waiting = [r.conversation_id for r in reports if r.conversation_id in unfinished] if unfinished else []
+            if not waiting:
+                ids.append(entry.id)
+            elif all(conversation_id in hopeless for conversation_id in waiting):
+                reason = hopeless[waiting[0]]
+                dead.append((entry, reason if len(reports) == 1 else f"{waiting[0]!r}: {reason}"))
                 result.given_up += 1
-            elif report.conversation_id in unfinished:
+            else:
                 result.left_pending.append(entry.id)
         ids += self._bury(dead, result)
         if stream is not None and ids:
@@ -113,20 +118,21 @@ class Detector:
         return result
 
     def _hopeless(
-        self, reports: Sequence[tuple[Entry, HeatReport]], failures: Mapping[str, Exception], stream: HeatStream | None
+        self, parsed: Sequence[_Parsed], failures: Mapping[str, Exception], stream: HeatStream | None
     ) -> dict[str, str]:
         """Return the conversations whose raise is not tried again, with the reason."""
-        ids = [entry.id for entry, report in reports if report.conversation_id in failures]
+        pairs = [(entry.id, report.conversation_id) for entry, reports in parsed for report in reports]
+        failed = [(entry_id, conversation_id) for entry_id, conversation_id in pairs if conversation_id in failures]
+        ids = list(dict.fromkeys(entry_id for entry_id, _ in failed))
         try:
             found = stream.deliveries(ids) if stream is not None and ids else [0] * len(ids)
         except SaltctlError:
             found = [0] * len(ids)  # an outage only makes the tries last longer
         deliveries = dict(zip(ids, found, strict=True))
         return {
-            report.conversation_id: reason_of(failures[report.conversation_id])
-            for entry, report in reports
-            if (exc := failures.get(report.conversation_id)) is not None
-            and self._failed.is_hopeless(report.conversation_id, exc, deliveries[entry.id])
+            conversation_id: reason_of(failures[conversation_id])
+            for entry_id, conversation_id in failed
+            if self._failed.is_hopeless(conversation_id, failures[conversation_id], deliveries[entry_id])
         }
 
     def _bury(self, dead: Sequence[tuple[Entry, str]], result: BatchResult) -> list[str]:
@@ -147,15 +153,13 @@ class Detector:
 
     def preview(self, entries: Sequence[Entry], decisions: dict[str, RaiseDecision]) -> None:
         """Put the raises that these entries need into ``decisions``. Changes only the sums and the counters."""
-        reports, dead, _ = self._parse(entries)
+        parsed, dead, _ = self._parse(entries)
         self.counters.dead += len(dead)
-        self._decide([report for _, report in reports], decisions)
+        self._decide([report for _, reports in parsed for report in reports], decisions)
 
-    def _parse(
-        self, entries: Sequence[Entry]
-    ) -> tuple[list[tuple[Entry, HeatReport]], list[tuple[Entry, str]], list[str]]:
+    def _parse(self, entries: Sequence[Entry]) -> tuple[list[_Parsed], list[tuple[Entry, str]], list[str]]:
         """Return the reports, the invalid entries with the reason, and the ids of entries that need no more work."""
-        reports, dead, finished = [], [], []
+        parsed, dead, finished = [], [], []
         now = self.now()
         oldest = now - (self.settings.heat_max_age if self.max_age is None else self.max_age)
         for entry in entries:
@@ -166,7 +170,7 @@ class Detector:
                 log_event(ERROR, "pending_entry_trimmed", id=entry.id, why=why)
                 continue
             try:
-                report = parse(entry.fields, now)
+                reports = parse(entry.fields, now)
             except BadReportError as exc:
                 dead.append((entry, str(exc)))
                 continue
@@ -174,13 +178,13 @@ class Detector:
                 dead.append((entry, f"it cannot be read: {type(exc).__name__}"))
                 self._log_failure("report_failed", exc, id=entry.id)
                 continue
-            if report.window < oldest:
+            if reports[0].window < oldest:
                 finished.append(entry.id)
                 self.counters.stale += 1
             else:
-                reports.append((entry, report))
+                parsed.append((entry, reports))
         self.counters.reports += len(entries)
-        return reports, dead, finished
+        return parsed, dead, finished
 
     def _decide(self, reports: Sequence[HeatReport], decisions: dict[str, RaiseDecision]) -> dict[str, Exception]:
         """Sum. Keep, for each conversation that needs salts, the decision with the largest N of its windows.

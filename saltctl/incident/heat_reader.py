@@ -17,6 +17,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.metrics import MetricsStore
 from saltctl.stores.event_log import EventsItem
+from saltctl.stores.heat.report import MAX_REPORTS
 from saltctl.stores.heat.stream import MAX_ENTRIES, HeatStream
 from saltctl.throttling.analysis import TimeRange, analyse, metric_keys
 from saltctl.times import parse_iso
@@ -94,7 +95,7 @@ class HeatReader:
 
     def _read_reports(self, sums: MinuteSums) -> float | None:
         # Until the end of the stream: reports are added late, and ids may be ahead of the clock.
-        sums.add(read_reports(self.stream, sums.since, None, MAX_ENTRIES, self.now()))
+        sums.add(read_reports(self.stream, sums.since, None, MAX_ENTRIES * MAX_REPORTS, self.now()))
         return oldest_report(self.stream)
 
     def _read_raises(self, sums: MinuteSums) -> float | None:

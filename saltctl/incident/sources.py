@@ -204,11 +204,15 @@ def oldest_report(stream: HeatStream) -> float | None:
 def read_reports(stream: HeatStream, since: float, until: float | None, most: int, now: float) -> Iterator[HeatReport]:
     """Yield the reports that were added between two times, the oldest first; about ``most`` of them."""
     start, end = f"{max(int(since * 1000), 0)}", "+" if until is None else f"{max(int(until * 1000), 0)}"
-    for _ in range(most // _PAGE):
+    found = 0
+    while found < most:
         page = stream.range(start, end, _PAGE)
+        found += len(page)
         for entry in page:
             with suppress(BadReportError):
-                yield parse(entry.fields or [], now)
+                reports = parse(entry.fields or [], now)
+                found += len(reports) - 1
+                yield from reports
         if len(page) < _PAGE:
             return
         start = f"({page[-1].id}"

@@ -20,7 +20,7 @@ from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.heat.dead_letters import DeadLetters
-from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.report import MAX_REPORTS, HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import WindowSums
 from tests.benchmarks.measure import interleave, median_ratio
@@ -51,11 +51,17 @@ class _NeverRaises:
 
 @dataclass
 class DetectionResult:
-    """Seconds per call by contender, peak bytes by conversations, reports per second by instances, and waits."""
+    """Seconds per call by contender, peak bytes by conversations, reports per second by instances, and waits.
+
+    ``rate_of_single``: reports per second of one instance if no two share an entry. ``busy_processes``: how much work
+    two busy processes do on this machine, against one.
+    """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     peaks: dict[int, int] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
+    rate_of_single: float = 0.0
+    busy_processes: float = 0.0
     to_salted: list[float] = field(default_factory=list)
     reports: int = 0
 
@@ -74,12 +80,17 @@ class DetectionResult:
             (times(count, "instance"), f"{rate:,.0f}", f"{rate / one:.2f}", goals.get(count, ""))
             for count, rate in self.rates.items()
         ]
+        rates.append(("1 instance, one report an entry", f"{self.rate_of_single:,.0f}", "", ""))
+        notes = [
+            f"{self.reports:,} reports, {MAX_REPORTS} an entry",
+            f"two busy processes do {self.busy_processes:.2f} x the work of one on this machine",
+        ]
         waits = [("median", f"{median(self.to_salted):.2f}"), ("slowest", f"{max(self.to_salted):.2f}")]
         rounds = times(len(self.seconds[RECORD]), "round")
         return [
             Table("counting one write", ("", "ns", "ratio"), cost, [f"{rounds} of {CALLS:,} calls"]),
             Table("memory of the meter", ("conversations", "peak MiB"), memory),
-            Table("heat reports handled", ("", "reports/s", "ratio", "goal"), rates, [f"{self.reports:,} reports"]),
+            Table("heat reports handled", ("", "reports/s", "ratio", "goal"), rates, notes),
             Table(
                 "first hot write to the first salted one", ("", "seconds"), waits,
                 ["a window lasts one second, and is reported after its end"],
@@ -93,9 +104,11 @@ def run(*, quick: bool = False) -> DetectionResult:
     result.seconds = interleave({INCREMENT: _increment, RECORD: _record_call()}, 3 if quick else 41)
     for count in (5_000, 10_000) if quick else (100_000, 1_000_000):
         result.peaks[count] = _peak(count)
-    result.reports = 2_000 if quick else 200_000
+    result.reports = 2_000 if quick else 1_000_000
     for instances in INSTANCES[:2] if quick else INSTANCES:
-        result.rates[instances] = _rate(instances, result.reports)
+        result.rates[instances] = _rate(instances, _reports(result.reports))
+    result.rate_of_single = _rate(1, sorted(_reports(result.reports), key=_by_conversation))
+    result.busy_processes = _busy_processes()
     result.to_salted = _to_salted(1 if quick else 5)
     return result
 
@@ -132,16 +145,43 @@ def _peak(conversations: int) -> int:
     return peak
 
 
-def _rate(instances: int, reports: int) -> float:
+def _reports(count: int) -> list[HeatReport]:
+    """Return reports of 20 servers, each of which reports 2,000 conversations in a window."""
+    window = int(time.time())
+    return [HeatReport(f"conv_{i % 2000}", f"app-{i // 2000 % 20}", window + i // 40_000, 30) for i in range(count)]
+
+
+def _by_conversation(report: HeatReport) -> tuple[int, str, str]:
+    """Return the order in which no two reports of a server follow each other, and so none share an entry."""
+    return report.window, report.conversation_id, report.server
+
+
+def _busy_processes() -> float:
+    """Return how much work two busy processes do in the time in which one does 1: 2 if each has a processor."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2) as pool:
+        pool.map(_loop, [1, 1])
+        alone, both = (
+            median([max(pool.map(_loop, [10_000_000] * processes, chunksize=1)) for _ in range(5)])
+            for processes in (1, 2)
+        )
+    return 2 * alone / both
+
+
+def _loop(times: int) -> float:
+    started = time.perf_counter()
+    for _ in range(times):
+        pass
+    return time.perf_counter() - started
+
+
+def _rate(instances: int, reports: Sequence[HeatReport]) -> float:
     with redis_server() as server:
         # The time to fill the stream is not measured, so its timeout is long.
         settings = Settings(redis_url=server.url, lookup_timeout=30.0)
         stream = HeatStream(settings)
         stream.create_group()
-        window = int(time.time())
-        stream.append_reports(
-            [HeatReport(f"conv_{i % 2000}", f"app-{i // 2000 % 20}", window + i // 40_000, 30) for i in range(reports)]
-        )
+        stream.append_reports(reports)
         context = multiprocessing.get_context("spawn")
         ready, handled = context.Barrier(instances + 1), context.Queue()
         workers = [context.Process(target=_drain, args=(server.url, f"c{n}", ready, handled)) for n in range(instances)]
@@ -153,9 +193,9 @@ def _rate(instances: int, reports: int) -> float:
         for worker in workers:
             worker.join()
         group = stream.info().group(stream.group)
-        if sum(count for count, _ in done) != reports or group is None or group.pending or group.lag:
-            raise WrongResultError("not every report was handled once and acknowledged")
-        return reports / seconds
+        if sum(count for count, _ in done) != stream.info().added or group is None or group.pending or group.lag:
+            raise WrongResultError("not every entry was handled once and acknowledged")
+        return len(reports) / seconds
 
 
 def _drain(url: str, consumer: str, ready: Any, handled: Any) -> None:

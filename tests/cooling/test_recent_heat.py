@@ -12,7 +12,7 @@ from saltctl.cooling.recent_heat import needed_salts
 from saltctl.errors import RefusedError, StreamLostError
 from saltctl.settings import Settings
 from saltctl.stores.heat.contracts import Entry, StreamInfo, id_order
-from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.report import HeatReport, to_entries
 from saltctl.stores.heat.stream import MAX_ENTRIES, HeatStream
 
 NOW = 1_800_000_000.0
@@ -27,6 +27,8 @@ class Stream:
 
     reports: Sequence[HeatReport] = ()
     known: StreamInfo | None = COVERING
+    several: bool = False
+    """Whether the reports share entries, as a server sends them."""
     read: list[int] = field(default_factory=list)
 
     def info(self) -> StreamInfo:
@@ -37,11 +39,13 @@ class Stream:
 
     def range(self, first: str, last: str, count: int) -> list[Entry]:
         """Return entries between two ids."""
-        ids = [f"{report.window * 1000}-{number}" for number, report in enumerate(self.reports)]
+        entries = list(to_entries(self.reports)) if self.several else [report.fields() for report in self.reports]
+        windows = [int(fields[fields.index("window") + 1]) for fields in entries]
+        ids = [f"{window * 1000}-{number}" for number, window in enumerate(windows)]
         exclusive, low, high = first.startswith("("), id_order(first.lstrip("(")), id_order(last)
         found = [
-            Entry(one, [str(part).encode() for part in report.fields()])
-            for one, report in zip(ids, self.reports, strict=True)
+            Entry(one, [str(part).encode() for part in fields])
+            for one, fields in zip(ids, entries, strict=True)
             if low < id_order(one) <= high or (id_order(one) == low and not exclusive)
         ]
         self.read.append(len(found[:count]))
@@ -74,11 +78,13 @@ def report(seconds_ago: int, writes: int, server: str = "a", name: str = "hot", 
         ([report(5, 10, n=4)], 8),
         ([report(5, 10_000_000)], 64),
         ([report(5, 20, name="other")] * 2500 + [report(4, 801)], 2),
+        ([report(5, 20, name="other"), report(5, 801), report(5, 20, "b", "other"), report(5, 801, "b")], 4),
     ],
 )
 def test_the_hottest_window_of_ten_minutes_counts(reports: Sequence[HeatReport], n: int) -> None:
     """Summed over the servers, once for each of them; older windows and other conversations do not count."""
     assert needed(Stream(reports)) == {"hot": n, "idle": 1}
+    assert needed(Stream(reports, several=True)) == {"hot": n, "idle": 1}
 
 
 def test_the_stream_is_read_in_pages() -> None:

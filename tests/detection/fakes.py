@@ -8,7 +8,7 @@ from saltctl.errors import SaltctlError
 from saltctl.registry.lookups import Lookup
 from saltctl.registry.registry import RaiseResult
 from saltctl.stores.heat.contracts import FIRST_ID, ConsumerInfo, Entry, GroupInfo, StreamInfo, TrimLoss, id_order
-from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.report import HeatReport, to_entries
 from saltctl.stores.heat.window_sums import InMemorySums
 
 NOW = 1_800_000_000
@@ -215,3 +215,9 @@ def report_entry(
     """Return a report as it comes from the stream, with the id ``number-0``. ``n``: throttled at this N."""
     report = HeatReport(conversation_id, server, window, writes, n)
     return Entry(f"{number}-0", [str(part).encode() for part in report.fields()])
+
+
+def shared_entry(number: int, *conversations: str, writes: int = 2000, window: int = NOW) -> Entry:
+    """Return an entry with a report of each of these conversations, from one server."""
+    (fields,) = to_entries([HeatReport(name, "app", window, writes) for name in conversations])
+    return Entry(f"{number}-0", [str(part).encode() for part in fields])

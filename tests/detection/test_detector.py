@@ -24,7 +24,7 @@ from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.testing import MemoryBackup, MemoryRedis
 from tests.detection.conftest import EventLog
-from tests.detection.fakes import NOW, RecordingSums, report_entry
+from tests.detection.fakes import NOW, RecordingSums, report_entry, shared_entry
 
 
 class World:
@@ -299,6 +299,48 @@ def test_an_entry_that_was_delivered_often_is_tried_once_more(world: World) -> N
     fail_for(world, "bad", exc=WrongTypeError("a string"))
     world.delivered["1-0"] = MAX_TRIES
     assert world.handle(report_entry(1, "bad", 2000)).given_up == 1
+
+
+def test_all_reports_of_an_entry_are_handled(world: World) -> None:
+    """Each conversation is raised by its own report, and the entry is acknowledged and counted once."""
+    world.handle(shared_entry(1, "a", "b", "c"), report_entry(2, "b", 2000, server="app-2"))
+    assert [world.n(name) for name in "abc"] == [4, 8, 4]
+    assert world.acknowledged == ["1-0", "2-0"]
+    assert world.detector.counters.reports == world.detector.counters.acknowledged == 2
+    world.handle(shared_entry(1, "a", "b", "c"))
+    assert [world.n(name) for name in "abc"] == [4, 8, 4], "a redelivery counts nothing twice"
+
+
+def test_an_entry_of_stale_reports_is_acknowledged(world: World) -> None:
+    """All of its reports have its window."""
+    world.handle(shared_entry(1, "a", "b", window=NOW - 3601))
+    assert (world.n("a"), world.n("b"), world.acknowledged) == (1, 1, ["1-0"])
+    assert world.detector.counters.stale == 1
+
+
+def test_an_entry_waits_for_all_of_its_raises(world: World) -> None:
+    """One raise meets an outage: the others are done, and the entry stays pending until that one is, too."""
+    fail_for(world, "b", exc=AwsUnavailableError("away"))
+    done = world.handle(shared_entry(1, "a", "b", "c"), shared_entry(2, "a", "c"))
+    assert [world.n(name) for name in "abc"] == [4, 1, 4]
+    assert (done.left_pending, world.acknowledged, world.letters) == (["1-0"], ["2-0"], [])
+    raised = world.new_detector()
+    world.backup.__dict__.pop("raise_max_n")
+    assert raised.handle([shared_entry(1, "a", "b", "c")], cast("HeatStream", world)).left_pending == []
+    assert [world.n(name) for name in "abc"] == [4, 4, 4]
+    assert world.acknowledged == ["2-0", "1-0"]
+
+
+def test_an_entry_becomes_a_dead_letter_once_none_of_its_raises_can_be_tried_again(world: World) -> None:
+    """It names the conversation. While another raise of the entry waits for a server, the entry does, too."""
+    fail_for(world, "bad", exc=DamagedEntryError("no number"))
+    world.handle(shared_entry(1, "good", "bad"))
+    ((entry, reason),) = world.letters
+    assert (entry.id, world.n("good"), world.acknowledged) == ("1-0", 4, ["1-0"])
+    assert reason == "'bad': the raise cannot be done: no number"
+    fail_for(world, "late", exc=AwsUnavailableError("away"))
+    done = world.handle(shared_entry(2, "bad", "late"))
+    assert (done.left_pending, done.given_up, len(world.letters)) == (["2-0"], 0, 1)
 
 
 def test_a_conversation_that_failed_before_is_tried_last(world: World) -> None:

@@ -56,9 +56,10 @@ def replay(settings: Settings, stream: HeatStream, registry: Registry, rebuild: 
 
 
 def hot(stream: HeatStream, *names: str, age: int = 0, writes: int = 2000) -> None:
-    """Reports that need 4 salts each."""
+    """Reports that need 4 salts each, each in an entry."""
     window = int(time.time()) - age
-    stream.append_reports([HeatReport(name, "app", window, writes) for name in names])
+    for name in names:
+        stream.append_reports([HeatReport(name, "app", window, writes)])
 
 
 def test_the_backlog_is_handled(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:

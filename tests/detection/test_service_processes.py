@@ -224,25 +224,31 @@ def _overwrite(settings: Settings, *keys: str) -> None:
             client.set(key, "x")
 
 
-@pytest.mark.parametrize("damage", [damage_item, damage_bucket, damage_sum])
+@pytest.mark.parametrize(
+    ("damage", "share_an_entry"),
+    [(damage_item, False), (damage_item, True), (damage_bucket, False), (damage_sum, False)],
+)
 def test_a_conversation_that_cannot_be_raised_stops_no_other(
     instance: NewInstance,
     settings: Settings,
     backup: BackupTable,
     damage: Callable[[Settings, BackupTable], None],
+    share_an_entry: bool,
 ) -> None:
-    """Others of its batch and later ones are raised before it becomes a dead letter, which other tries do not block."""
+    """Others of its batch, or of its entry, and later ones are raised before it becomes a dead letter."""
     one = instance()
     damage(settings, backup)
-    report(settings, ("bad", 5000), ("good", 5000))
+    for reports in [(("bad", 5000), ("good", 5000))] if share_an_entry else [(("bad", 5000),), (("good", 5000),)]:
+        report(settings, *reports)
     one.step_until(lambda: max_n(backup, "good") == 8)
     report(settings, ("later", 5000))
     one.step_until(lambda: max_n(backup, "later") == 8)
     one.step_until(one.drained, 120.0)
     (letter,) = one.letters.list()
-    assert (b"conversation_id", b"bad") in letter.fields
-    assert "the raise cannot be done" in letter.reason
-    assert (one.counters.dead, one.counters.acknowledged) == (1, 3)
+    kept = (b"reports", b'[["bad",5000],["good",5000]]') if share_an_entry else (b"conversation_id", b"bad")
+    assert kept in letter.fields
+    assert letter.reason.startswith("'bad': the raise cannot" if share_an_entry else "the raise cannot be done")
+    assert (one.counters.dead, one.counters.acknowledged) == (1, 2 if share_an_entry else 3)
 
 
 @pytest.mark.parametrize("phase", ["reading", "summing", "before the acknowledgement"])
@@ -356,7 +362,8 @@ def test_unread_entries_that_were_trimmed_are_logged(
     import redis
 
     one = instance()
-    report(settings, *((f"c{number}", 20) for number in range(10)))
+    for number in range(10):
+        report(settings, (f"c{number}", 20))
     with redis.Redis.from_url(redis_server.url) as client:
         client.xtrim(one.stream.key, maxlen=4, approximate=False)
     one.step_until(one.drained)

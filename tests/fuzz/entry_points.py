@@ -219,17 +219,22 @@ def redis_entries(runner: CommandRunner, data: st.DataObject) -> None:
 def stream_entries(runner: CommandRunner, data: st.DataObject) -> None:
     """Add entries to the heat stream, as any client with the password of Redis can."""
     names = st.one_of(
-        st.sampled_from((b"v", b"conversation_id", b"server", b"window", b"writes", b"throttled_n")),
+        st.sampled_from((b"v", b"conversation_id", b"server", b"window", b"writes", b"throttled_n", b"reports")),
         st.binary(max_size=6),
     )
     values = st.one_of(
-        st.sampled_from((b"1", b"conv", b"-1", b"9" * 30, b"1e9", b"\x1b[2J")),
+        st.sampled_from((b"1", b"2", b"conv", b"-1", b"9" * 30, b"1e9", b"\x1b[2J", b'[["\\u001b[2J",1]]')),
+        st.recursive(st.one_of(STRINGS, st.integers()), st.lists, max_leaves=6).map(
+            lambda rows: json.dumps(rows).encode()
+        ),
         st.binary(max_size=12),
         STRINGS.map(lambda t: t.encode("utf-8", "surrogatepass")),
     )
     entry = data.draw(st.dictionaries(names, values, min_size=1, max_size=8))
     if data.draw(st.booleans()):  # a complete report with hostile fields
         entry = {b"v": b"1", b"conversation_id": b"conv", b"server": b"s", b"window": b"1", b"writes": b"5", **entry}
+    if data.draw(st.booleans()):  # one of several reports
+        entry = {b"v": b"2", b"server": b"s", b"window": b"1", b"reports": b'[["conv",5]]', **entry}
     runner.redis.xadd("salt:heat", entry)
     output = _output_option(data)
     runner.run_checked(["stream", "peek", *output], {0})

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
+from unittest.mock import patch
 
 import pytest
 
 from saltctl.errors import AccessDeniedError, RedisUnavailableError, SaltctlError
-from saltctl.incident.sources import IncidentReader
+from saltctl.incident import sources
+from saltctl.incident.sources import IncidentReader, read_reports
 from saltctl.incident.timeline import Incident, Loss
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -123,6 +125,16 @@ def test_only_the_range_is_shown(world: World) -> None:
     for age, kind in ((600, "service-started"), (1, "service-stopped")):
         world.events.append(LoggedEvent(now - age, kind, "worker-1"))
     assert [event.kind for event in world.read(60).events] == ["service-stopped"]
+
+
+def test_about_as_many_reports_are_read_as_asked_for(world: World) -> None:
+    """Counted as reports, however many of them share an entry; entries that are none count, too."""
+    at = int(time.time())
+    world.stream.append({"v": 9})
+    world.stream.append_reports([HeatReport(f"conv_{number}", "app", at, 5) for number in range(200)])
+    with patch.object(sources, "_PAGE", 2):
+        read = list(read_reports(world.stream, at - 60, None, 70, at))
+    assert [report.conversation_id for report in read] == [f"conv_{number}" for number in range(100)]
 
 
 def test_heat_is_an_event_of_the_first_window_above_a_salt(world: World) -> None:

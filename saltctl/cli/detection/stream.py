@@ -90,7 +90,9 @@ def peek(
     pending: Annotated[bool, typer.Option("--pending", help="Only entries that are pending.")] = False,
     output: option.Output = None,
 ) -> None:
-    """Show entries of the heat stream without taking them. Exits 3 if the stream or its group is missing.
+    """Show entries of the heat stream without taking them: a row for each heat report, up to 20 an entry.
+
+    Exits 3 if the stream or its group is missing.
 
     \b
     Examples:
@@ -105,7 +107,7 @@ def peek(
         entries = stream.range(start, "+", count)
     else:
         entries = [] if missing else stream.get([entry_id for entry_id, _, _ in stream.pending(start, count)])
-    records = [_entry_record(entry) for entry in entries]
+    records = [record for entry in entries for record in _entry_records(entry)]
     print_result(
         records, output, columns=PEEK_KEYS, human_view=lambda screen: print_table(records, PEEK_COLUMNS, screen)
     )
@@ -127,18 +129,20 @@ def _report_missing(missing: str) -> None:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
-def _entry_record(entry: Entry) -> dict[str, Any]:
+def _entry_records(entry: Entry) -> list[dict[str, Any]]:
+    """Return a record for each report of the entry, or one with the reason why it is invalid."""
     from saltctl.detection.stream_status import entry_time
     from saltctl.stores.heat.report import BadReportError, parse
 
     record: dict[str, Any] = {"id": entry.id, "at": entry_time(entry.id)}
     record |= dict.fromkeys(("conversation_id", "server", "window", "writes"))
     try:
-        report = parse(entry.fields or [], time.time())
+        reports = parse(entry.fields or [], time.time())
     except BadReportError as exc:
-        return record | {"valid": False, "reason": "trimmed" if entry.fields is None else str(exc)}
-    record |= {"conversation_id": report.conversation_id, "server": report.server, "writes": report.writes}
-    return record | {"window": iso_utc(report.window, "seconds"), "valid": True, "reason": None}
+        return [record | {"valid": False, "reason": "trimmed" if entry.fields is None else str(exc)}]
+    record |= {"server": reports[0].server, "window": iso_utc(reports[0].window, "seconds")}
+    record |= {"valid": True, "reason": None}
+    return [record | {"conversation_id": report.conversation_id, "writes": report.writes} for report in reports]
 
 
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of dead letters.")]

@@ -13,14 +13,15 @@ from typing import Any
 from saltctl.errors import StreamLostError
 from saltctl.settings import Settings
 from saltctl.stores.heat.contracts import FIRST_ID, ConsumerInfo, Entry, GroupInfo, StreamInfo, TrimLoss, id_order
-from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.report import HeatReport, to_entries
 from saltctl.stores.heat.store import HeatStore
 from saltctl.stores.redis.connections import Connections
 
 GROUP = "saltctl"
 COMMANDS_PER_CALL = 1000
-MAX_ENTRIES = 1_000_000
-"""Entries that are kept if nothing else trims the stream, some 150 MB; the oldest are removed above that.
+MAX_ENTRIES = 500_000
+"""Entries that are kept if nothing else trims the stream; the oldest are removed above that. With 20 reports each they
+take 230 MB if ids have 12 characters, 480 MB if they have 36; with one each 32 or 44 MB (measured).
 A service that reads the stream trims far below. Entries that were not read are counted as lost."""
 MAX_COUNTED_ENTRIES = 100_000
 """Limit for counting unread entries one by one if Redis does not know the lag. Above it the lag is unknown."""
@@ -76,11 +77,11 @@ class HeatStream(HeatStore):
     def append_reports(self, reports: Sequence[HeatReport]) -> None:
         """Add reports in a pipeline, with the short deadline of lookups and without retries.
 
-        Raises the error of the first report that was refused; other reports may have been added.
+        Raises the error of the first entry that was refused; other reports may have been added.
         """
-        for start in range(0, len(reports), COMMANDS_PER_CALL):
-            commands = [(*self._add, *r.fields()) for r in reports[start : start + COMMANDS_PER_CALL]]
-            self._reports.ask_of(self.key, commands)
+        commands = [(*self._add, *fields) for fields in to_entries(reports)]
+        for start in range(0, len(commands), COMMANDS_PER_CALL):
+            self._reports.ask_of(self.key, commands[start : start + COMMANDS_PER_CALL])
 
     def read_new(self, consumer: str, count: int, block: float = 0.0) -> list[Entry]:
         """Read entries that were never delivered. Wait up to ``block`` seconds for the first; 0 does not wait.

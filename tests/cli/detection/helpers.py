@@ -11,7 +11,8 @@ HOSTILE = "[/]\x1b[2Jconv"
 
 
 def report(stream: HeatStream, *conversations: str, writes: int = 900) -> list[str]:
-    """One report of each conversation, just now; the ids of all entries there are."""
+    """One report of each conversation, just now, each in an entry; the ids of all entries there are."""
     window = int(time.time())
-    stream.append_reports([HeatReport(name, "app", window, writes) for name in conversations])
+    for name in conversations:
+        stream.append_reports([HeatReport(name, "app", window, writes)])
     return [entry.id for entry in stream.range("-", "+", 1000)]

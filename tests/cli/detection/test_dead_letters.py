@@ -7,7 +7,7 @@ import pytest
 from saltctl.settings import Settings
 from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
-from saltctl.stores.heat.report import MAX_ENTRY_BYTES
+from saltctl.stores.heat.report import MAX_ENTRY_BYTES, HeatReport, parse
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 from tests.cli.detection.helpers import HOSTILE
@@ -30,6 +30,22 @@ def test_requeueing_puts_the_entry_back(saltctl: Runner, stream: HeatStream, let
     (entry,) = stream.range("-", "+", 10)
     assert entry == Entry(done["new_id"], [b"v", b"2", b"conversation_id", HOSTILE.encode(), b"requeued", b"1"])
     assert letters.length() == 0
+
+
+@pytest.mark.slow
+def test_a_full_entry_can_be_requeued(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
+    """The count of its requeues does not make it too large to be parsed, or to be kept whole."""
+    sent = [HeatReport(f"{number:04}" + "c" * 189, "app", 1_700_000_000, 5) for number in range(20)]
+    stream.append_reports(sent)
+    for _ in range(12):
+        entry = stream.range("-", "+", 100)[-1]
+        letters.add([(entry, "why")])
+        assert saltctl("stream", "dead", "requeue", "--all").code == 0
+    entry = stream.range("-", "+", 100)[-1]
+    assert parse(entry.fields or [], 1_700_000_000) == sent
+    assert entry.fields is not None
+    assert entry.fields[-2:] == [b"requeued", b"12"]
+    assert len(b"".join(entry.fields)) > 4000
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from saltctl.settings import Settings
 from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
+from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 from tests.cli.detection.helpers import HOSTILE, report
@@ -110,6 +111,15 @@ def test_peek_takes_no_entries_and_escapes_hostile_ones(saltctl: Runner, stream:
     (row,) = saltctl("stream", "peek", "--from", first, "--count", "1", "-o", "json").json
     assert row["id"] == first
     assert len(stream.read_new("worker", 10)) == 3
+
+
+def test_peek_has_a_row_for_each_report(saltctl: Runner, stream: HeatStream) -> None:
+    """Reports that share an entry share its id; --count is a number of entries."""
+    window = int(time.time())
+    stream.append_reports([HeatReport(f"conv_{number}", "app", window, number) for number in range(22)])
+    rows = saltctl("stream", "peek", "--count", "1", "-o", "json").json
+    assert [(row["conversation_id"], row["writes"]) for row in rows] == [(f"conv_{n}", n) for n in range(20)]
+    assert len({(row["id"], row["server"], row["window"], row["valid"]) for row in rows}) == 1
 
 
 def test_peek_shows_pending_entries(saltctl: Runner, stream: HeatStream, admin: Any) -> None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.stores.heat.report import MAX_WRITES, BadReportError, HeatReport, parse
+from saltctl.stores.heat.report import (
+    MAX_ENTRY_BYTES,
+    MAX_REPORTS,
+    MAX_THROTTLED_N,
+    MAX_WRITES,
+    BadReportError,
+    HeatReport,
+    parse,
+    to_entries,
+)
 
 NOW = 1_800_000_000.0
 
@@ -24,16 +35,22 @@ def flat(**changes: bytes | None) -> list[bytes]:
     return [part for name, value in fields.items() if value is not None for part in (name.encode(), value)]
 
 
-def as_redis_returns(report: HeatReport) -> list[bytes]:
+def several(reports: bytes = b'[["conv_1",42],["conv_2",7,4]]', **changes: bytes | None) -> list[bytes]:
+    """The fields of a good entry with two reports, with changes."""
+    fields = {"v": b"2", "conversation_id": None, "writes": None, "reports": reports, **changes}
+    return flat(**fields)
+
+
+def as_redis_returns(fields: Sequence[str | int]) -> list[bytes]:
     """Return the fields as XREADGROUP returns them."""
-    return [str(part).encode() for part in report.fields()]
+    return [str(part).encode() for part in fields]
 
 
 @pytest.mark.parametrize("throttled_n", [0, 4])
 def test_a_report_survives_the_stream(throttled_n: int) -> None:
     """The parsed report equals the sent one, even with names in other scripts."""
     report = HeatReport("conv_äöü", "app-1:77:ff", int(NOW), 812, throttled_n)
-    assert parse(as_redis_returns(report), NOW) == report
+    assert parse(as_redis_returns(report.fields()), NOW) == [report]
 
 
 def test_the_order_of_fields_does_not_matter() -> None:
@@ -46,14 +63,23 @@ def test_the_order_of_fields_does_not_matter() -> None:
 
 def test_unknown_fields_are_ignored() -> None:
     """A later version may add fields to version 1 without breaking older services."""
-    assert parse([*flat(), b"colour", b"blue"], NOW).writes == 42
+    assert parse([*flat(), b"colour", b"blue"], NOW) == [HeatReport("conv_1", "app-1", int(NOW) - 1, 42)]
+    assert parse([*several(), b"requeued", b"1"], NOW) == parse(several(), NOW)
+
+
+def test_an_entry_with_several_reports() -> None:
+    """They share the server and the window; the third number of a row is the N that was too few."""
+    window = int(NOW) - 1
+    expected = [HeatReport("conv_1", "app-1", window, 42), HeatReport("conv_2", "app-1", window, 7, 4)]
+    assert parse(several(), NOW) == expected
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ([], "no version"),
-        (flat(v=b"2"), "unknown version '2'"),
+        (flat(v=b"3"), "unknown version '3'"),
+        (flat(v=b"2"), "no field reports"),
         (flat(v=b"\xff"), "unknown version"),
         (flat(v=None), "no version"),
         (flat(conversation_id=None), "no field conversation_id"),
@@ -80,6 +106,37 @@ def test_unknown_fields_are_ignored() -> None:
         (flat(throttled_n=b"many"), "throttled_n is not a whole number"),
         (flat(throttled_n=b"70000"), "throttled at N"),
         ([b"a", b"b"] * 17, "17 fields"),
+        (several(server=None), "no field server"),
+        (several(server=b""), "server name"),
+        (several(window=b"-1"), "window is not a whole number"),
+        (several(window=str(int(NOW) + 61).encode()), "in the future"),
+        (several(b""), "reports: "),
+        (several(b"[]"), "0 reports in one entry"),
+        (several(b"null"), "reports: Expected `array`"),
+        (several(b'{"conv_1":42}'), "reports: Expected `array`"),
+        (several(b'["conv_1",42]'), "reports: Expected `array`"),
+        (several(b'[["conv_1",42]'), "reports: "),
+        (several(b'[["conv_1",42]]]'), "reports: "),
+        (several(b'[["conv_1"]]'), "reports: "),
+        (several(b'[["conv_1",42,4,1]]'), "reports: "),
+        (several(b'[["conv_1","42"]]'), "reports: Expected `int`"),
+        (several(b'[["conv_1",true]]'), "reports: Expected `int`"),
+        (several(b'[["conv_1",null]]'), "reports: Expected `int`"),
+        (several(b'[["conv_1",4.5]]'), "reports: Expected `int`"),
+        (several(b'[["conv_1",-1]]'), "reports: Expected `int`"),
+        (several(b'[["conv_1",NaN]]'), "reports: "),
+        (several(b'[["conv_1",42,-4]]'), "reports: Expected `int`"),
+        (several(b'[["conv_1",10000001]]'), "possible"),
+        (several(b'[["conv_1",' + b"9" * 400 + b"]]"), "reports: |possible"),
+        (several(b'[["conv_1",42,70000]]'), "throttled at N"),
+        (several(b"[[7,42]]"), "reports: Expected `str`"),
+        (several(b'[["",42]]'), "empty"),
+        (several(b'[["conv_1",42],["conv#3",42]]'), "holds a '#'"),
+        (several(b'[["\xff",42]]'), "UTF-8|reports: "),
+        (several(b'[["\\ud800",42]]'), "UTF-8|reports: "),
+        (several(b"[" * 4000), "reports: "),
+        (several(b"[" + b",".join([b'["c",1]'] * 21) + b"]"), "21 reports in one entry"),
+        (several(b'[["' + b"c" * 4090 + b'",42]]'), "at most 4096 are allowed"),
     ],
 )
 def test_an_invalid_report_has_a_reason(fields: list[bytes], reason: str) -> None:
@@ -90,7 +147,44 @@ def test_an_invalid_report_has_a_reason(fields: list[bytes], reason: str) -> Non
 
 def test_a_clock_that_is_a_minute_ahead_is_accepted() -> None:
     """Servers' clocks differ: a minute is let pass."""
-    assert parse(flat(window=str(int(NOW) + 59).encode()), NOW).window == int(NOW) + 59
+    (report,) = parse(flat(window=str(int(NOW) + 59).encode()), NOW)
+    assert report.window == int(NOW) + 59
+
+
+REPORTS = st.builds(
+    HeatReport,
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="#"), min_size=1, max_size=400).filter(
+        lambda text: len(text.encode()) <= 2000
+    ),
+    st.sampled_from(["app-1", "app-2", "ä" * 255]),
+    st.integers(int(NOW) - 2, int(NOW)),
+    st.integers(0, MAX_WRITES),
+    st.integers(0, MAX_THROTTLED_N),
+)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            REPORTS, st.builds(HeatReport, st.sampled_from("abc"), st.just("s"), st.just(1), st.just(2), st.just(0))
+        )
+    )
+)
+def test_all_reports_survive_the_stream(reports: list[HeatReport]) -> None:
+    """However they share entries: all, in their order, each entry within the limits of its reader."""
+    entries = [as_redis_returns(fields) for fields in to_entries(reports)]
+    assert [report for entry in entries for report in parse(entry, NOW)] == reports
+    assert all(len(b"".join(entry)) <= MAX_ENTRY_BYTES for entry in entries)
+
+
+def test_as_many_reports_share_an_entry_as_fit() -> None:
+    """At most 20, and at most 4,096 bytes; a report alone is an entry of version 1."""
+    window = int(NOW)
+    short = [HeatReport(f"conv_{number}", "app", window, 1) for number in range(2 * MAX_REPORTS + 1)]
+    long = [HeatReport("c" * 990 + str(number), "app", window, 1) for number in range(5)]
+    counts = [[len(parse(as_redis_returns(e), NOW)) for e in to_entries(reports)] for reports in (short, long)]
+    assert counts == [[MAX_REPORTS, MAX_REPORTS, 1], [4, 1]]
+    assert list(to_entries(short))[-1] == short[-1].fields()
 
 
 @given(st.lists(st.binary(max_size=60), max_size=40))
@@ -109,7 +203,7 @@ def test_any_bytes_are_parsed_or_refused(fields: list[bytes]) -> None:
 def test_valid_reports_are_within_bounds(changes: dict[str, bytes]) -> None:
     """Any values of the known fields give a report within bounds or an error."""
     try:
-        report = parse(flat(**changes), NOW)
+        (report,) = parse(flat(**changes), NOW)
     except BadReportError:
         return
     assert 0 <= report.writes <= MAX_WRITES

@@ -27,9 +27,9 @@ def stream(settings: Settings) -> Iterator[HeatStream]:
     heat.close()
 
 
-def report(number: int = 0, writes: int = 20, server: str = "app-1", window: int = NOW) -> HeatReport:
-    """A report of a conversation of its own."""
-    return HeatReport(f"conv_{number}", server, window, writes)
+def report(number: int = 0) -> HeatReport:
+    """A report of a conversation and a server of its own: such reports share no entry."""
+    return HeatReport(f"conv_{number}", f"app-{number}", NOW, 20)
 
 
 def fill(admin: Any, stream: HeatStream, count: int) -> None:
@@ -44,8 +44,18 @@ def test_reports_are_read_once(stream: HeatStream) -> None:
     stream.append_reports(sent)
     first = stream.read_new("c1", 1000)
     rest = stream.read_new("c2", 5000)
-    assert [parse(entry.fields or [], NOW) for entry in first + rest] == sent
+    assert [one for entry in first + rest for one in parse(entry.fields or [], NOW)] == sent
+    assert len(first) == 1000
     assert stream.read_new("c1", 10) == []
+
+
+def test_reports_of_one_server_and_window_share_entries(stream: HeatStream) -> None:
+    """Up to 20 an entry, so that the stream is read and acknowledged in few entries."""
+    sent = [HeatReport(f"conv_{number}", "app-1", NOW, 20) for number in range(45)]
+    stream.append_reports([*sent, report(2)])
+    entries = stream.read_new("c1", 10)
+    assert [len(parse(entry.fields or [], NOW)) for entry in entries] == [20, 20, 5, 1]
+    assert [one for entry in entries for one in parse(entry.fields or [], NOW)] == [*sent, report(2)]
 
 
 def test_pending_entries_come_back_until_acknowledged(stream: HeatStream) -> None:

@@ -455,7 +455,7 @@ def test_the_stream_follows_its_slot(cluster: LocalCluster, stream: HeatStream) 
     stream.append_reports([report("a")])
     target = other_primary(cluster, stream.key)
     with cluster.moving(stream.key, target):
-        stream.append_reports([report("b"), report("c")])
+        stream.append_reports([report("b"), report("c", "app-2")])  # two entries
         assert len(stream.read_new("w", 1)) == 1
     stream.append_reports([report("d")])
     assert len(stream.read_new("w", 10)) == 3
