@@ -290,9 +290,11 @@ def test_a_redis_of_another_registry(environment: LocalEnvironment, variables: d
 
 
 def test_a_missing_table_of_a_verified_redis(environment: LocalEnvironment, variables: dict[str, str]) -> None:
-    """If Redis was never verified, the table is to be created; else its name or Region is wrong, or it was lost."""
+    """It is to be created if neither Redis nor messages know of a registry; else its name is wrong, or it was lost."""
     import redis
 
+    messages = MessagesTable(environment.settings)
+    messages.put("conv_salted#1", "2026-01-01T00:00:01.000Z#m", {})
     saltctl(variables, "rebuild")
     wrong = variables | {"SALTCTL_BACKUP_TABLE": "no-such-table"}
     for other in (wrong, variables | {"AWS_REGION": "eu-north-1"}):
@@ -301,8 +303,10 @@ def test_a_missing_table_of_a_verified_redis(environment: LocalEnvironment, vari
     assert "in Region 'eu-north-1' (AWS_REGION)" in found["detail"]
     with redis.Redis.from_url(environment.redis.url) as admin:
         admin.flushall()
+    assert check_result("backup-table", wrong)["fix"] == "saltctl recover --dry-run"
+    messages.client.delete_table(TableName=messages.name)
+    saltctl(variables, "setup", "--messages")
     assert check_result("backup-table", wrong)["fix"] == "saltctl setup"
-    saltctl(variables, "setup")
     saltctl(variables, "rebuild")
 
 
