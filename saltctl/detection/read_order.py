@@ -15,7 +15,8 @@ from saltctl.detection.events import Counters, log_event
 from saltctl.stores.heat.contracts import FIRST_ID, Entry
 from saltctl.stores.heat.stream import HeatStream
 
-BATCH_ENTRIES = 1000
+BATCH_ENTRIES = 250
+"""Entries of a batch, which may have 5,000 reports, and as many raises: a stop waits for the one that is being done."""
 PROBE_ENTRIES = 10
 """New entries that are read while no raise is done: enough to find out whether raises are possible again."""
 CLAIM_INTERVAL = 5.0

@@ -149,6 +149,8 @@ class Service:
         self.parts.progress(LOOP, self._within)
         if self.clock() >= self._touched_at + 1.0:
             self._touched_at = self.clock()
+            with suppress(Exception):  # the raises that follow meet what is wrong
+                self._send_heartbeat()
             self._finish_step(after_step)
 
     def _finish_step(self, after_step: Callable[[], None]) -> None:
@@ -225,16 +227,20 @@ class Service:
             for raised in changed[-KEPT_RAISES:]:
                 self.state.note_raise(raised.conversation_id, raised.before, raised.after, at, self.consumer)
 
+    def _send_heartbeat(self) -> None:
+        """Send the heartbeat in its interval, in a long step, too: an instance without it looks dead."""
+        if (now := self.clock()) < self._next_heartbeat:
+            return
+        self.stream.send_heartbeat(self.consumer)
+        self._next_heartbeat = now + HEARTBEAT_INTERVAL
+        if self.state is not None:
+            with suppress(Exception):  # for operators only
+                self.state.note_instance(self.consumer, self.parts.late(), self.now())
+
     def _maintain(self) -> None:
         """Send the heartbeat and tidy up, each in its interval. If tidying fails, entries are read all the same."""
-        now = self.clock()
-        if now >= self._next_heartbeat:
-            self.stream.send_heartbeat(self.consumer)
-            self._next_heartbeat = now + HEARTBEAT_INTERVAL
-            if self.state is not None:
-                with suppress(Exception):  # for operators only
-                    self.state.note_instance(self.consumer, self.parts.late(), self.now())
-        if now >= self._next_maintenance:
+        self._send_heartbeat()
+        if (now := self.clock()) >= self._next_maintenance:
             self._next_maintenance = now + MAINTENANCE_INTERVAL
             try:
                 self._tidy_up()

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from saltctl.detection.detector import Detector
 from saltctl.detection.events import Counters
+from saltctl.detection.read_order import BATCH_ENTRIES
 from saltctl.detection.service import Service
 from saltctl.detection.write_meter import WriteMeter
 from saltctl.local.environment import LocalEnvironment
@@ -208,7 +209,7 @@ def _drain(url: str, consumer: str, ready: Any, handled: Any) -> None:
     gc.freeze()  # as ``saltctl service run`` does
     ready.wait()
     started = time.perf_counter()
-    while entries := stream.read_new(consumer, 1000):
+    while entries := stream.read_new(consumer, BATCH_ENTRIES):
         detector.handle(entries, stream)
     handled.put((detector.counters.acknowledged, time.perf_counter() - started))
 

@@ -73,10 +73,10 @@ def test_an_interrupted_replay_is_resumed_at_its_pending_entries() -> None:
     assert (report.read, report.claimed, report.drained) == (4, 1, True)
 
 
-def test_a_batch_has_at_most_a_thousand_entries_or_those_of_one_second() -> None:
+def test_a_batch_is_bounded_and_has_at_most_the_entries_of_one_second() -> None:
     """The rate bounds the batch, so that the wait after it is at most about a second."""
     entries = hot(*(f"c{number}" for number in range(BATCH_ENTRIES + 5)))
-    assert [report.read for report in _copies(World(*entries).new_replay())] == [1000, 1005, 1005]
+    assert [report.read for report in _copies(World(*entries).new_replay())] == [250, 255, 255]
     assert [report.read for report in _copies(World(*entries[:7]).new_replay(rate=3.0))] == [3, 6, 7, 7]
     assert [report.read for report in _copies(World(*entries[:3]).new_replay(rate=0.5))] == [1, 2, 3, 3]
 

@@ -722,17 +722,26 @@ def test_an_after_step_that_fails_ends_nothing(event_log: EventLog) -> None:
 
 
 def test_a_long_batch_touches_the_health_file() -> None:
-    """A raise that takes seconds is progress."""
+    """A raise that takes seconds is progress. The instance shows that it is alive meanwhile, if Redis answers."""
     world = World([report_entry(number, f"c{number}") for number in range(1, 21)])
     raise_to = world.registry.raise_to
+    errors: list[SaltctlError] = []
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         world.clock.now += 5.0
+        world.stream.failures["send_heartbeat"] = errors.copy()
         return raise_to(*args, **kwargs)
 
     world.registry.raise_to = slow  # type: ignore[method-assign]
     assert run_steps(world, 1, 0.0) == 21
     assert "loop" not in world.state.seen["me"]
+    assert world.calls.count("send_heartbeat") == 21
+    world.stream.entries += [report_entry(number, f"c{number}") for number in range(21, 31)]
+    errors.append(RedisUnavailableError("away"))
+    world.stop.clear()
+    run_steps(world, 1, 0.0)
+    assert world.registry.max_n["c30"] == 4
+    assert world.stream.held == {}
 
 
 def test_raises_are_named_in_one_event_a_minute() -> None:
