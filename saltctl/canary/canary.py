@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, Self
 
 from saltctl.canary.checks.fork import fork
@@ -111,8 +112,8 @@ class Canary:
         canary._close = close
         return canary
 
-    def run(self) -> CanaryReport:
-        """Run one round.
+    def run(self, within: float = inf) -> CanaryReport:
+        """Run one round. ``within``: seconds after which no further check begins, so that those before are judged.
 
         An outage is not an error: the checks that it prevents are reported as not judged. Raises AccessDeniedError or
         ConfigurationError if a permission or a setting does not allow the round, and it has found no violation.
@@ -125,6 +126,8 @@ class Canary:
             return CanaryReport(checks, time.monotonic() - started)
         results = _Results()
         for name, check in CHECKS.items():
+            if not results.outage and time.monotonic() - started > within:
+                results.outage = f"no time was left for it after {within:.3g} s"
             _attempt(on, results, name, check)
         violations, unread = on.judge()
         if results.refusal is not None and not violations and not results.broken:

@@ -9,22 +9,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 
 from saltctl.canary.canary import Canary
-from saltctl.canary.conversations import RESERVED
+from saltctl.canary.conversations import BOUND, RESERVED
 from saltctl.canary.ground_truth import KEPT, OLD, delete_old_rows
 from saltctl.canary.report import CHECK_NAMES, CanaryReport, Check
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, ConfigurationError, RedisUnavailableError
 from saltctl.registry.registry import Registry
+from saltctl.salting import partition_key
 from saltctl.settings import Settings
 from saltctl.stores.contracts.entries import merge
 from saltctl.stores.contracts.registry import RegistryIdentity
 from saltctl.testing import MemoryMessages
 from saltctl.times import iso_utc
 from tests.canary.memory import CHANGES, Killed, World, failed, judged
+from tests.detection.fakes import Clock
 
 IN_MEMORY = set(CHECK_NAMES) - {"late-merge", "fork"}
 """The checks that do not need real servers."""
@@ -190,6 +193,26 @@ def test_an_outage_is_not_judged() -> None:
         [report] = world.rounds(canary, 1)
         assert report.ok is None
         assert report.checks == [Check(name, None, "DynamoDB is down") for name in CHECK_NAMES]
+
+
+def test_a_round_without_time_reports_the_checks_that_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what they found: a loss that is found in time is not lost with the rest of the round."""
+    clock = Clock(0.0)
+    monkeypatch.setattr("saltctl.canary.canary.time", SimpleNamespace(monotonic=clock))
+    world = World()
+
+    def before(name: str) -> None:
+        """Let time pass at each message that is written."""
+        clock.now += 10.0 * (name == "put")
+
+    with world.canary(before=before) as canary:
+        report = canary.run(within=15.0)
+        results = {check.name: check.ok for check in report.checks}
+        assert (results["lookup"], results["write"], results["raise"], results["fork"]) == (True, True, None, None)
+        assert report.checks[-1].detail == "no time was left for it after 15 s"
+        world.messages.put(partition_key(RESERVED[0], BOUND - 1), "2026-06-30#m1", {})
+        lost = canary.run(within=15.0)
+        assert (lost.ok, lost.checks[0].ok, lost.checks[-1].ok) == (False, False, None)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,9 @@ def canary(
         float, option.duration("--every", "Begin a round at this interval, until a signal; one round if omitted.")
     ] = 0.0,
     form: Annotated[Literal["nagios"] | None, typer.Option("--format", help="For monitoring: a Nagios plugin.")] = None,
-    timeout: Annotated[float, option.duration("--timeout", "Give up a round after this long, such as 50s.")] = 0.0,
+    timeout: Annotated[
+        float, option.duration("--timeout", "Time for a round, such as 50s. No check begins after 0.6 of it.")
+    ] = 0.0,
     cron: option.Cron = False,
     metrics_file: option.MetricsFile = None,
     dry_run: option.DryRun = False,
@@ -45,7 +47,8 @@ def canary(
     It changes the reserved conversations alone: it writes messages, raises and cools, and deletes its old messages. Any
     number of hosts can run it at once. The topic is saltctl help canary.
 
-    Exits 3 if a check failed, and 4 if some could not be judged because of an outage; 69 if none could.
+    Exits 3 if a check failed, and 4 if some could not be judged because of an outage, or because --timeout left no
+    time for them; 69 if none could, and 124 if a round hangs.
     With --every a round that fails does not end the loop, and a signal does, after its round, with exit 0; --timeout
     bounds each round, and the metrics file is written after each. It prints a line a round, or with -o jsonl a report.
     With --format nagios it exits like a plugin: 0 ok, 1 not all judged, 2 failed, 3 nothing judged.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +20,11 @@ from saltctl.errors import ExitCode, IncompleteError, UnavailableError
 if TYPE_CHECKING:
     from saltctl.canary.canary import Canary
     from saltctl.canary.report import CanaryReport
+
+
+CHECKING = 0.6
+"""The part of ``--timeout`` in which checks begin. The rest is for the last of them and for the judges, so that a round
+which takes too long still reports the checks that it made."""
 
 
 @dataclass
@@ -70,7 +76,7 @@ class Rounds:
         with track_job("canary", self.session, cron=self.cron, metrics_file=self.metrics_file) as job:
             opened = self._canary or self._open()
             with deadline(self.timeout):
-                self.report = report = opened.run()
+                self.report = report = opened.run(self.timeout * CHECKING if self.timeout else inf)
             job.report, job.happened = record_of(report), not {"ok", "skipped"} >= {*map(state_of, report.checks)}
             if report.ok is not None:
                 show(job, report)

@@ -48,6 +48,7 @@ class Script:
         self.opened: list[Settings] = []
         self.closed = 0
         self.ran = 0
+        self.within = 0.0
 
     @property
     def canary(self) -> type:
@@ -63,8 +64,9 @@ class Script:
                 script.opened.append(settings)
                 return cls()
 
-            def run(self) -> CanaryReport:
+            def run(self, within: float) -> CanaryReport:
                 """Run the next round."""
+                script.within = within
                 result = script.results[script.ran]
                 script.ran += 1
                 if script.ran == len(script.results):
@@ -295,6 +297,7 @@ def test_the_timeout_is_that_of_a_round(loop: Callable[..., Outcome], script: Sc
     outcome = loop([lambda: time.sleep(60), report_of()], "--timeout", "50ms")
     assert outcome.code == 0
     assert "warning: not done after 0.05 s (--timeout)" in outcome.err
+    assert script.within == 0.03
     assert len(script.opened) == 2
 
 
