@@ -99,8 +99,9 @@ def draw_plan(screen: Console, checks: Sequence[Check]) -> None:
 
 
 def unjudged_reasons(report: CanaryReport) -> str:
-    """Say why checks could not be judged."""
-    reasons = list(dict.fromkeys(check.detail for check in report.checks if state_of(check) == "not judged"))
+    """Say why checks could not be judged, each reason once."""
+    details = list(dict.fromkeys(check.detail for check in report.checks if state_of(check) == "not judged"))
+    reasons = [one for one in details if not any(one != other and one in other for other in details)]
     more = [counted(len(reasons) - _SAID, "more reason")] if len(reasons) > _SAID else []
     return "; ".join(reasons[:_SAID] + more)
 

@@ -179,6 +179,14 @@ def test_a_part_that_cannot_be_judged(canary: Callable[..., Outcome]) -> None:
     assert outcome.error["code"] == "incomplete"
 
 
+def test_a_reason_that_others_repeat_is_said_once(canary: Callable[..., Outcome]) -> None:
+    """Some checks say what they were at when a server was away."""
+    details = {"read": "the messages cannot be read for comparison: AWS is away", "find": "AWS is away"}
+    checks = [Check(name, None if name in details else True, details.get(name, "fine")) for name in CHECK_NAMES]
+    outcome = canary(CanaryReport(checks, 1.0), "-o", "json")
+    assert outcome.error["message"] == f"cannot judge read, find: {details['read']}"
+
+
 def test_nothing_can_be_judged(canary: Callable[..., Outcome]) -> None:
     """Exit 69, as for every command without its servers: an error alone."""
     outcome = canary(NOTHING, "-o", "json")
