@@ -16,9 +16,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,6 +187,17 @@ class Hour:
         self._repair(*RESERVED)
         self.happened.append(Span("entries lost", began, time.time()))
 
+    def watch_aws(self) -> None:
+        """Record when AWS took half of the timeout to answer, as an emulator does while its machine stands still."""
+        slow = self.environment.settings.aws_timeout / 2
+        client = create_client(replace(self.environment.settings, aws_timeout=60.0), "dynamodb")
+        while not self.over.wait(0.2):
+            began = time.time()
+            client.describe_table(TableName=self.environment.settings.messages_table)
+            if (took := time.time() - began) >= slow:
+                self.happened.append(Span("slow AWS", began, time.time()))
+                self.say(f"AWS answered after {took:.1f} s")
+
     # What runs on it.
 
     def watch_canary(self) -> None:
@@ -217,9 +228,9 @@ class Hour:
 
 def judge(hour: Hour) -> Iterator[str]:
     """Yield every report that was not true."""
-    outages, planted, lost = (hour.spans(what) for what in ("outage", "planted", "entries lost"))
+    outages, slow, planted, lost = (hour.spans(w) for w in ("outage", "slow AWS", "planted", "entries lost"))
     for report in hour.reports:
-        calm = not any(span.touches(report) for span in outages)
+        calm = not any(span.touches(report) for span in outages + slow)
         broken = any(span.touches(report) for span in lost)
         described = f"{report.tool} at {(report.ended - hour.began) / 60:.1f} min: {report.code} {report.error}"
         match report.tool:
@@ -294,7 +305,7 @@ def main() -> int:
         stack.callback(service.terminate)
         load = hour.start("load", "local", "load", "--rate", "1000", "--servers", "4", "--duration", f"{seconds:.0f}s")
         stack.callback(load.wait)
-        tasks: list[Callable[[], None]] = [hour.kill_redis, hour.plant, hour.watch_canary, hour.run_jobs]
+        tasks = (hour.kill_redis, hour.plant, hour.watch_aws, hour.watch_canary, hour.run_jobs)
         threads = [threading.Thread(target=task) for task in tasks]
         for thread in threads:
             thread.start()
