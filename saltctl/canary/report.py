@@ -22,7 +22,7 @@ CHECK_NAMES: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check. ``ok`` is None if it could not be judged: ``detail`` says why, such as an outage.
+    """The result of one check. ``ok`` is None if it could not be judged: ``detail`` says why: an outage, or no time.
 
     ``skipped``: that is no outage, since there was nothing to judge in this round.
     """

@@ -197,12 +197,15 @@ def test_an_outage_is_not_judged() -> None:
 
 def test_a_round_without_time_reports_the_checks_that_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what they found: a loss that is found in time is not lost with the rest of the round."""
-    clock = Clock(0.0)
+    clock, calls = Clock(0.0), set[str]()
     monkeypatch.setattr("saltctl.canary.canary.time", SimpleNamespace(monotonic=clock))
     world = World()
+    for number in range(2 * KEPT):
+        world.messages.put(RESERVED[1], f"2026-06-30#{number}", {"saltctl_canary": {"S": "2026-06-30T00:00:00Z"}})
 
     def before(name: str) -> None:
         """Let time pass at each message that is written."""
+        calls.add(name)
         clock.now += 10.0 * (name == "put")
 
     with world.canary(before=before) as canary:
@@ -210,6 +213,9 @@ def test_a_round_without_time_reports_the_checks_that_it_made(monkeypatch: pytes
         results = {check.name: check.ok for check in report.checks}
         assert (results["lookup"], results["write"], results["raise"], results["fork"]) == (True, True, None, None)
         assert report.checks[-1].detail == "no time was left for it after 15 s"
+        assert "delete" not in calls, "old rows are left to a round that has time"
+        canary.run()
+        assert "delete" in calls
         world.messages.put(partition_key(RESERVED[0], BOUND - 1), "2026-06-30#m1", {})
         lost = canary.run(within=15.0)
         assert (lost.ok, lost.checks[0].ok, lost.checks[-1].ok) == (False, False, None)

@@ -44,7 +44,7 @@ _SAID = 2
 
 
 def state_of(check: Check) -> State:
-    """Return the state of a check in plain words. Only an outage leaves it unjudged."""
+    """Return the state of a check in plain words. An outage leaves it unjudged, and so does a round without time."""
     if check.ok is not None:
         return "ok" if check.ok else "FAILED"
     return "skipped" if check.skipped else "not judged"
