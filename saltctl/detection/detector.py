@@ -97,7 +97,11 @@ class Detector:
         decisions: dict[str, RaiseDecision] = {}
         failures = self._decide([report for _, reports in parsed for report in reports], decisions)
         left = self._raise_all(decisions, failures, result)
-        hopeless = self._hopeless(parsed, failures, stream) if failures else {}
+        hopeless = {
+            conversation_id: reason_of(exc)
+            for conversation_id, exc in failures.items()
+            if self._failed.is_hopeless(conversation_id, exc)
+        }
         unfinished = left | failures.keys()
         for entry, reports in parsed:
             waiting = [r.conversation_id for r in reports if r.conversation_id in unfinished] if unfinished else []
@@ -105,7 +109,7 @@ class Detector:
                 ids.append(entry.id)
             elif all(conversation_id in hopeless for conversation_id in waiting):
                 reason = hopeless[waiting[0]]
-                dead.append((entry, reason if len(reports) == 1 else f"{waiting[0]!r}: {reason}"))
+                dead.append((entry, reason if len(reports) == 1 else f"{waiting[0]!r:.80}: {reason}"))
                 result.given_up += 1
             else:
                 result.left_pending.append(entry.id)
@@ -116,24 +120,6 @@ class Detector:
         remaining = [exc for conversation_id, exc in failures.items() if conversation_id not in hopeless]
         result.failure = None if result.raises else common_failure(remaining)
         return result
-
-    def _hopeless(
-        self, parsed: Sequence[_Parsed], failures: Mapping[str, Exception], stream: HeatStream | None
-    ) -> dict[str, str]:
-        """Return the conversations whose raise is not tried again, with the reason."""
-        pairs = [(entry.id, report.conversation_id) for entry, reports in parsed for report in reports]
-        failed = [(entry_id, conversation_id) for entry_id, conversation_id in pairs if conversation_id in failures]
-        ids = list(dict.fromkeys(entry_id for entry_id, _ in failed))
-        try:
-            found = stream.deliveries(ids) if stream is not None and ids else [0] * len(ids)
-        except SaltctlError:
-            found = [0] * len(ids)  # an outage only makes the tries last longer
-        deliveries = dict(zip(ids, found, strict=True))
-        return {
-            conversation_id: reason_of(failures[conversation_id])
-            for entry_id, conversation_id in failed
-            if self._failed.is_hopeless(conversation_id, failures[conversation_id], deliveries[entry_id])
-        }
 
     def _bury(self, dead: Sequence[tuple[Entry, str]], result: BatchResult) -> list[str]:
         """Add the dead letters. Return the ids of their entries; none if they cannot be added: then they stay."""
@@ -246,7 +232,7 @@ class Detector:
     def _count_failure(self, conversation_id: str, exc: Exception) -> None:
         """Count a failed try, and log the first one of a conversation."""
         self.counters.failures += 1
-        if self._failed.failed(conversation_id):
+        if self._failed.failed(conversation_id, exc):
             self._log_failure("raise_failed", exc, conversation_id=conversation_id)
 
     def _log_failure(self, event: str, exc: Exception, **fields: object) -> None:

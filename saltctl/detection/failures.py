@@ -43,12 +43,16 @@ def reason_of(exc: Exception) -> str:
 
 @dataclass(slots=True)
 class _Failing:
+    in_outage: bool
     raises_before: int
     tries: int = 0
 
 
 class FailedRaises:
-    """Counts the tries of each conversation whose raise fails. Not thread-safe."""
+    """Counts the tries of each conversation whose raise fails. Not thread-safe.
+
+    Tries in an outage do not count for a failure of the conversation's own that follows it, nor the other way round.
+    """
 
     def __init__(self) -> None:
         self._failing: dict[str, _Failing] = {}
@@ -63,16 +67,18 @@ class FailedRaises:
         self._raises += 1
         self._failing.pop(conversation_id, None)
 
-    def failed(self, conversation_id: str) -> bool:
-        """Count a failed try. Return whether it is the first."""
+    def failed(self, conversation_id: str, exc: Exception) -> bool:
+        """Count a failed try. Return whether it is the first of its kind: an outage, or a failure of its own."""
         if len(self._failing) >= MAX_REMEMBERED:
             self._failing.clear()
-        found = self._failing.setdefault(conversation_id, _Failing(self._raises))
+        found = self._failing.get(conversation_id)
+        if found is None or found.in_outage != is_outage(exc):
+            found = self._failing[conversation_id] = _Failing(is_outage(exc), self._raises)
         found.tries += 1
         return found.tries == 1
 
-    def is_hopeless(self, conversation_id: str, exc: Exception, deliveries: int) -> bool:
-        """Return whether to try no more. ``deliveries``: how often the stream delivered the report, to any instance.
+    def is_hopeless(self, conversation_id: str, exc: Exception) -> bool:
+        """Return whether to try no more, after :meth:`failed` has counted the latest try.
 
         An outage is retried without end, unless only this conversation meets it: a server answers it with an error
         while other raises are done. An unforeseen exception is retried without end while several conversations meet
@@ -81,15 +87,14 @@ class FailedRaises:
         failing = self._failing.get(conversation_id)
         if is_refused(exc) or failing is None:
             return is_refused(exc)
+        if failing.tries < MAX_TRIES:
+            return False
         others_succeed = self._raises > failing.raises_before
         if is_outage(exc):
             cause = cause_of(exc)
-            return (
-                isinstance(cause, UnavailableError) and cause.answered and others_succeed and failing.tries >= MAX_TRIES
-            )
+            return isinstance(cause, UnavailableError) and cause.answered and others_succeed
         alone = len(self._failing) == 1
-        tries = max(failing.tries, deliveries)
-        return tries >= MAX_TRIES and (others_succeed or alone or _is_of_one_key(exc))
+        return others_succeed or alone or _is_of_one_key(exc)
 
 
 def common_failure(failures: Sequence[Exception]) -> Exception | None:

@@ -149,8 +149,10 @@ class Service:
         self.parts.progress(LOOP, self._within)
         if self.clock() >= self._touched_at + 1.0:
             self._touched_at = self.clock()
-            with suppress(Exception):  # the raises that follow meet what is wrong
+            try:
                 self._send_heartbeat()
+            except Exception:  # the raises that follow must not wait for it again and again
+                self._next_heartbeat = self.clock() + MAINTENANCE_INTERVAL
             self._finish_step(after_step)
 
     def _finish_step(self, after_step: Callable[[], None]) -> None:

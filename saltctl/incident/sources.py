@@ -205,14 +205,16 @@ def read_reports(stream: HeatStream, since: float, until: float | None, most: in
     """Yield the reports that were added between two times, the oldest first; about ``most`` of them."""
     start, end = f"{max(int(since * 1000), 0)}", "+" if until is None else f"{max(int(until * 1000), 0)}"
     found = 0
-    while found < most:
+    while True:
         page = stream.range(start, end, _PAGE)
-        found += len(page)
         for entry in page:
+            reports = []
             with suppress(BadReportError):
                 reports = parse(entry.fields or [], now)
-                found += len(reports) - 1
-                yield from reports
+            yield from reports
+            found += max(len(reports), 1)
+            if found >= most:
+                return
         if len(page) < _PAGE:
             return
         start = f"({page[-1].id}"

@@ -44,7 +44,6 @@ class FakeStream:
         self.idle: dict[str, float] = {}
         self.deleted_ids: list[str] = []
         self.added = 0
-        self.delivered_times: dict[str, int] = {}
         self.loss: TrimLoss | None = None
         self.calls: list[str] = []
         self.failures: dict[str, list[SaltctlError]] = {}
@@ -136,11 +135,6 @@ class FakeStream:
         """Return entries by id."""
         self._begin("get")
         return [self._find(entry_id) for entry_id in ids]
-
-    def deliveries(self, ids: Sequence[str]) -> list[int]:
-        """Return how often each entry was delivered, which only the test changes."""
-        self._begin("deliveries")
-        return [self.delivered_times.get(entry_id, 1) for entry_id in ids]
 
     def info(self) -> StreamInfo:
         """Return the state of the stream."""

@@ -40,7 +40,6 @@ class World:
         self.letters: list[tuple[Entry, str]] = []
         self.acknowledged: list[str] = []
         self.stopping = False
-        self.delivered: dict[str, int] = {}
         self.letters_fault: Exception | None = None
         self.detector = self.new_detector()
 
@@ -69,10 +68,6 @@ class World:
         """Acknowledge entries."""
         self.acknowledged += ids
         return len(ids)
-
-    def deliveries(self, ids: Sequence[str]) -> list[int]:
-        """Return how often each entry was delivered, by any instance."""
-        return [self.delivered.get(entry_id, 1) for entry_id in ids]
 
     def n(self, conversation_id: str) -> int:
         """Return max_n in the backup."""
@@ -294,11 +289,18 @@ def test_a_conversation_whose_raise_never_succeeds_becomes_a_dead_letter(world: 
     assert world.acknowledged.count("1-0") == 1
 
 
-def test_an_entry_that_was_delivered_often_is_tried_once_more(world: World) -> None:
-    """Deliveries to earlier processes count as tries, so that restarts do not begin anew."""
-    fail_for(world, "bad", exc=WrongTypeError("a string"))
-    world.delivered["1-0"] = MAX_TRIES
-    assert world.handle(report_entry(1, "bad", 2000)).given_up == 1
+def test_an_outage_before_it_makes_no_failure_final(world: World) -> None:
+    """An outage of one conversation keeps an entry pending; a later failure of another one is its first."""
+    fail_for(world, "away", exc=AwsUnavailableError("away"))
+    for _ in range(2 * MAX_TRIES):
+        world.handle(shared_entry(1, "away", "other"))
+    fail_for(world, "other", exc=TypeError("a defect"))
+    again = [report_entry(2, "other", 9000), report_entry(3, "good", 2000)]
+    done = world.handle(shared_entry(1, "away", "other"), *again)
+    assert (world.n("good"), done.left_pending, world.letters) == (4, ["1-0", "2-0"], [])
+    del world.backup.__dict__["raise_max_n"]
+    assert world.handle(shared_entry(1, "away", "other"), *again[:1]).left_pending == []
+    assert (world.n("away"), world.n("other")) == (4, 16)
 
 
 def test_all_reports_of_an_entry_are_handled(world: World) -> None:

@@ -60,26 +60,29 @@ def test_an_error_of_every_raise_is_an_outage(wrap: object, exc: Exception, outa
     assert is_waiting_for_a_server(wrap(exc)) is waiting
 
 
-def tried(times: int, *conversations: str) -> FailedRaises:
+def tried(exc: Exception, times: int, *conversations: str, failed: FailedRaises | None = None) -> FailedRaises:
     """Failed tries of these conversations."""
-    failed = FailedRaises()
+    failed = failed or FailedRaises()
     for _ in range(times):
         for conversation_id in conversations:
-            failed.failed(conversation_id)
+            failed.failed(conversation_id, exc)
     return failed
 
 
 def test_a_damaged_item_is_given_up_at_once() -> None:
     """A retry does not help."""
-    assert tried(1, "a").is_hopeless("a", DamagedEntryError("no number"), 1)
+    exc = DamagedEntryError("no number")
+    assert tried(exc, 1, "a").is_hopeless("a", exc)
 
 
 @pytest.mark.parametrize("exc", [WrongTypeError("a string"), TypeError("a defect")], ids=["wrong type", "defect"])
 def test_a_failure_of_one_conversation_is_given_up_after_some_tries(exc: Exception) -> None:
-    """The tries of this process count, and so do deliveries to earlier ones."""
-    assert not tried(MAX_TRIES - 1, "a").is_hopeless("a", exc, MAX_TRIES - 1)
-    assert tried(MAX_TRIES, "a").is_hopeless("a", exc, 1)
-    assert tried(1, "a").is_hopeless("a", exc, MAX_TRIES)
+    """Those of an outage before it do not count."""
+    assert not tried(exc, MAX_TRIES - 1, "a").is_hopeless("a", exc)
+    assert tried(exc, MAX_TRIES, "a").is_hopeless("a", exc)
+    failed = tried(AwsUnavailableError("away"), 10 * MAX_TRIES, "a")
+    assert not tried(exc, MAX_TRIES - 1, "a", failed=failed).is_hopeless("a", exc)
+    assert tried(exc, 1, "a", failed=failed).is_hopeless("a", exc)
 
 
 @pytest.mark.parametrize(
@@ -87,25 +90,25 @@ def test_a_failure_of_one_conversation_is_given_up_after_some_tries(exc: Excepti
 )
 def test_an_outage_is_never_given_up(exc: Exception) -> None:
     """However long it lasts."""
-    assert not tried(100 * MAX_TRIES, "a").is_hopeless("a", exc, 100 * MAX_TRIES)
+    assert not tried(exc, 100 * MAX_TRIES, "a").is_hopeless("a", exc)
 
 
 def test_a_server_error_for_one_conversation_is_given_up_while_others_are_raised() -> None:
     """The others prove that the server works; a connection error of one server of several proves nothing."""
-    failed = tried(MAX_TRIES, "a")
+    failed = tried(AwsUnavailableError("500", answered=True), MAX_TRIES, "a")
     failed.succeeded("b")
-    assert failed.is_hopeless("a", AwsUnavailableError("500", answered=True), 1)
-    assert failed.is_hopeless("a", RedisUnavailableError("ERR", answered=True), 1)
-    assert not failed.is_hopeless("a", RedisUnavailableError("away"), 100)
+    assert failed.is_hopeless("a", AwsUnavailableError("500", answered=True))
+    assert failed.is_hopeless("a", RedisUnavailableError("ERR", answered=True))
+    assert not failed.is_hopeless("a", RedisUnavailableError("away"))
 
 
 def test_a_defect_that_every_raise_meets_is_not_given_up() -> None:
     """Until one raise is done: then the others are at fault."""
-    failed = tried(2 * MAX_TRIES, "a", "b")
-    assert not failed.is_hopeless("a", TypeError("a defect"), 100)
-    assert failed.is_hopeless("a", WrongTypeError("a string"), 1)
+    failed = tried(TypeError("a defect"), 2 * MAX_TRIES, "a", "b")
+    assert not failed.is_hopeless("a", TypeError("a defect"))
+    assert failed.is_hopeless("a", WrongTypeError("a string"))
     failed.succeeded("c")
-    assert failed.is_hopeless("a", TypeError("a defect"), 1)
+    assert failed.is_hopeless("a", TypeError("a defect"))
 
 
 def test_the_common_failure_is_an_outage_or_a_defect_that_two_meet() -> None:

@@ -726,6 +726,13 @@ def test_a_long_batch_touches_the_health_file() -> None:
     world = World([report_entry(number, f"c{number}") for number in range(1, 21)])
     raise_to = world.registry.raise_to
     errors: list[SaltctlError] = []
+    send_heartbeat = world.stream.send_heartbeat
+
+    def hang_and_fail(consumer: str) -> None:
+        world.clock.now += 5.0 * bool(errors)
+        send_heartbeat(consumer)
+
+    world.stream.send_heartbeat = hang_and_fail  # type: ignore[method-assign]
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         world.clock.now += 5.0
@@ -739,7 +746,9 @@ def test_a_long_batch_touches_the_health_file() -> None:
     world.stream.entries += [report_entry(number, f"c{number}") for number in range(21, 31)]
     errors.append(RedisUnavailableError("away"))
     world.stop.clear()
+    world.calls.clear()
     run_steps(world, 1, 0.0)
+    assert world.calls.count("send_heartbeat") <= 6, "ten raises of 5 s do not all wait for a server that hangs"
     assert world.registry.max_n["c30"] == 4
     assert world.stream.held == {}
 

@@ -134,7 +134,7 @@ def test_about_as_many_reports_are_read_as_asked_for(world: World) -> None:
     world.stream.append_reports([HeatReport(f"conv_{number}", "app", at, 5) for number in range(200)])
     with patch.object(sources, "_PAGE", 2):
         read = list(read_reports(world.stream, at - 60, None, 70, at))
-    assert [report.conversation_id for report in read] == [f"conv_{number}" for number in range(100)]
+    assert [report.conversation_id for report in read] == [f"conv_{number}" for number in range(80)]
 
 
 def test_heat_is_an_event_of_the_first_window_above_a_salt(world: World) -> None:

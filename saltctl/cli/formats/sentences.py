@@ -143,7 +143,7 @@ def replay_sentence(report: ReplayReport) -> str:
     verb = "would be raised" if report.dry_run else "raised"
     dead = f", {counted(report.dead, 'dead letter')}" if report.dead else ""
     raised = counted(report.raised, "conversation")
-    return f"{outcome}: {counted(report.read, 'report')} read, {raised} {verb}{dead}"
+    return f"{outcome}: {_entries(report.read)} read, {raised} {verb}{dead}"
 
 
 def backlog_sentence(found: StreamStatus) -> str:

@@ -76,12 +76,13 @@ class DeadLetters(HeatStore):
     def requeue(self, letter: DeadLetter) -> str:
         """Add the entry to the heat stream again, then delete the letter. Return the new id of the entry.
 
-        The entry carries how often it was requeued, so that one that always fails is noticed.
+        The entry carries how often it was requeued, if that fits, so that one that always fails is noticed.
         A crash in between leaves both. That is harmless, since a report counts once even if it is repeated.
         """
         kept = [pair for pair in letter.fields if pair[0] != REQUEUED]
-        if len(kept) < MAX_FIELDS:
-            kept.append((REQUEUED, b"%d" % (times_requeued(letter.fields) + 1)))
+        counted = [*kept, (REQUEUED, b"%d" % (times_requeued(letter.fields) + 1))]
+        if len(counted) <= MAX_FIELDS and sum(len(name) + len(value) for name, value in counted) <= MAX_ENTRY_BYTES:
+            kept = counted
         flat = [part for pair in kept for part in pair]
         stream = self.key.removesuffix(self.name) + HeatStream.name
         new_id = self._connections.ask_of(stream, [("XADD", stream, "MAXLEN", "~", MAX_ENTRIES, "*", *flat)])[0]

@@ -172,7 +172,7 @@ def _decoder() -> tuple[Callable[[bytes], list[Any]], type[Exception], Callable[
     with importing:
         import msgspec
 
-    number = Annotated[int, msgspec.Meta(ge=0)]
+    number = Annotated[int, msgspec.Meta(ge=0, lt=10**12)]
     define: Any = partial(msgspec.defstruct, array_like=True, forbid_unknown_fields=True, gc=False)
     row = define("Row", [("conversation_id", str), ("writes", number), ("throttled_n", number, 0)])
     decode: Callable[[bytes], list[Any]] = msgspec.json.Decoder(list.__class_getitem__(row)).decode

@@ -149,14 +149,6 @@ class HeatStream(HeatStore):
         rows = self._ask("XPENDING", self.key, self.group, first, "+", count)
         return [(row[0].decode(), row[1].decode("utf-8", "backslashreplace"), row[2] / 1000) for row in rows]
 
-    def deliveries(self, ids: Sequence[str]) -> list[int]:
-        """Return how often each entry was delivered, to any consumer; 0 if it is not pending."""
-        commands = [("XPENDING", self.key, self.group, entry_id, entry_id, 1) for entry_id in ids]
-        found: list[Any] = []
-        for start in range(0, len(ids), COMMANDS_PER_CALL):
-            found += self._connections.ask_of(self.key, commands[start : start + COMMANDS_PER_CALL])
-        return [rows[0][3] if rows else 0 for rows in found]
-
     def get(self, ids: Sequence[str]) -> list[Entry]:
         """Return entries by id. Trimmed entries have no fields."""
         commands = [("XRANGE", self.key, entry_id, entry_id) for entry_id in ids]

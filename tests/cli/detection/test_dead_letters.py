@@ -49,6 +49,23 @@ def test_a_full_entry_can_be_requeued(saltctl: Runner, stream: HeatStream, lette
 
 
 @pytest.mark.slow
+def test_an_entry_without_room_for_a_count_stays_whole(
+    saltctl: Runner, stream: HeatStream, letters: DeadLetters
+) -> None:
+    """One of another client that is as large as an entry may be: requeued as it was, as often as needed."""
+    row = '["c",1' + " " * (MAX_ENTRY_BYTES - 41) + "]"
+    stream.append({"v": 2, "server": "s", "window": 1_700_000_000, "reports": f"[{row}]"})
+    (entry,) = stream.range("-", "+", 10)
+    assert entry.fields is not None
+    assert MAX_ENTRY_BYTES - 9 < len(b"".join(entry.fields)) <= MAX_ENTRY_BYTES
+    for _ in range(2):
+        letters.add([(stream.range("-", "+", 10)[-1], "why")])
+        assert saltctl("stream", "dead", "requeue", "--all").code == 0
+    assert stream.range("-", "+", 10)[-1].fields == entry.fields
+    assert len(parse(entry.fields, 1_700_000_000)) == 1
+
+
+@pytest.mark.slow
 def test_a_cut_dead_letter_is_not_requeued(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
     """By id it is refused with the command that drops it; with --all the others are requeued, and it exits 4."""
     cut = add_letter(letters, b"v", b"1", b"padding", b"x" * (MAX_ENTRY_BYTES + 1))

@@ -126,9 +126,9 @@ def test_import() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"drained": True}, "Drained: 60 reports read, 1 conversation raised"),
-        ({"dead": 2}, "Not drained: 60 reports read, 1 conversation raised, 2 dead letters"),
-        ({"dry_run": True, "drained": True}, "Dry run: 60 reports read, 1 conversation would be raised"),
+        ({"drained": True}, "Drained: 60 entries read, 1 conversation raised"),
+        ({"dead": 2}, "Not drained: 60 entries read, 1 conversation raised, 2 dead letters"),
+        ({"dry_run": True, "drained": True}, "Dry run: 60 entries read, 1 conversation would be raised"),
     ],
 )
 def test_replay(changes: dict[str, Any], sentence: str) -> None:

@@ -127,7 +127,8 @@ def test_an_entry_with_several_reports() -> None:
         (several(b'[["conv_1",NaN]]'), "reports: "),
         (several(b'[["conv_1",42,-4]]'), "reports: Expected `int`"),
         (several(b'[["conv_1",10000001]]'), "possible"),
-        (several(b'[["conv_1",' + b"9" * 400 + b"]]"), "reports: |possible"),
+        (several(b'[["conv_1",' + b"9" * 400 + b"]]"), "reports: "),
+        (several(b'[["conv_1",' + b"9" * 12 + b"]]"), "possible"),
         (several(b'[["conv_1",42,70000]]'), "throttled at N"),
         (several(b"[[7,42]]"), "reports: Expected `str`"),
         (several(b'[["",42]]'), "empty"),
@@ -141,8 +142,9 @@ def test_an_entry_with_several_reports() -> None:
 )
 def test_an_invalid_report_has_a_reason(fields: list[bytes], reason: str) -> None:
     """Malformed, oversized, hostile, of another version or from the future: refused, and the reason says which."""
-    with pytest.raises(BadReportError, match=reason.replace("#", "\\#")):
+    with pytest.raises(BadReportError, match=reason.replace("#", "\\#")) as found:
         parse(fields, NOW)
+    assert len(str(found.value)) < 300 or "'#'" in reason
 
 
 def test_a_clock_that_is_a_minute_ahead_is_accepted() -> None:

@@ -87,7 +87,6 @@ USES: dict[str, tuple[Use, list[object]]] = {
     "idle": (lambda s: HeatStream(s).delete_idle_consumers(1.0), [[], ["4"], ["4", "4"], ["x"]]),
     "range": (lambda s: HeatStream(s).range("-", "+", 1), [[]]),
     "pending": (lambda s: HeatStream(s).pending("-", 1), [[]]),
-    "deliveries": (lambda s: HeatStream(s).deliveries(["1-0"]), [[0]]),
     "info": (lambda s: HeatStream(s).info(), []),
     "sums": (lambda s: [n for n in WindowSums(s).add([REPORT]) if not isinstance(n, SaltctlError)], [[]]),
     "letters": (lambda s: (DeadLetters(s).length(), DeadLetters(s).list()), []),
