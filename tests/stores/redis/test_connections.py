@@ -56,8 +56,9 @@ def store_of() -> Iterator[StoreOf]:
 
 
 def of_redis(url: str, **options: Any) -> Settings:
-    """Settings for a Redis; no AWS has a part in it."""
-    return Settings(redis_url=url, buckets=64, registry_id="feed0123456789ab", **options)
+    """Settings for a Redis; no AWS has a part in it. A lookup has seconds, for a machine that is busy."""
+    settings = Settings(redis_url=url, buckets=64, registry_id="feed0123456789ab", lookup_timeout=5.0)
+    return replace(settings, **options)
 
 
 # Credentials.
