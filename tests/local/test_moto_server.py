@@ -5,6 +5,7 @@ The moto of the tests sends items as moto does.
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from typing import Any
@@ -99,6 +100,42 @@ def test_connections_are_kept_and_not_limited() -> None:
                 assert response.status == 200
                 response.read()
             assert connection.sock is sock, "the server closed the connection"
+
+
+def test_a_client_that_stops_in_the_middle_delays_no_other() -> None:
+    """One that sends half a request, and one that does not read its answer of a megabyte: both can go on later."""
+
+    def ask(connection: HTTPConnection, operation: str, **request: Any) -> None:
+        signed = "AWS4-HMAC-SHA256 Credential=x/20261101/us-east-1/dynamodb/aws4_request, SignedHeaders=host"
+        headers = {"X-Amz-Target": f"DynamoDB_20120810.{operation}", "Authorization": signed}
+        connection.request("POST", "/", json.dumps({"TableName": "t", **request}), headers)
+
+    server = LocalMoto()
+    server.start()
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        other, reader, writer = (
+            stack.enter_context(closing(HTTPConnection("127.0.0.1", server.port, timeout=60))) for _ in range(3)
+        )
+        key = {"AttributeName": "id", "KeyType": "HASH"}
+        types = [{"AttributeName": "id", "AttributeType": "S"}]
+        ask(other, "CreateTable", KeySchema=[key], AttributeDefinitions=types, BillingMode="PAY_PER_REQUEST")
+        assert other.getresponse().read()
+        for number in range(4):
+            ask(other, "PutItem", Item={"id": {"S": str(number)}, "text": {"S": "x" * 390_000}})
+            assert other.getresponse().read() == b"{}"
+        writer.putrequest("GET", "/moto-api/")
+        writer.endheaders(None)
+        writer.getresponse().read()
+        assert writer.sock is not None
+        writer.sock.sendall(b"GET /moto-api/ HTTP/1.1\r\nHost: x")
+        ask(reader, "Scan")
+        for _ in range(3):
+            ask(other, "GetItem", Key={"id": {"S": "1"}})
+            assert len(other.getresponse().read()) > 390_000
+        assert len(reader.getresponse().read()) > 2 * 390_000
+        writer.sock.sendall(b"\r\n\r\n")
+        assert writer.sock.recv(12) == b"HTTP/1.1 200"
 
 
 @pytest.mark.parametrize(
