@@ -23,7 +23,7 @@ from saltctl.canary.classes import Classes
 from saltctl.canary.clients import Client, Recorder
 from saltctl.canary.conversations import BOUND, RESERVED
 from saltctl.canary.judge import Violation
-from saltctl.canary.report import CHECK_NAMES, CanaryReport, Check
+from saltctl.canary.report import CHECK_NAMES, NO_TIME, CanaryReport, Check
 from saltctl.canary.round import Round, Servers
 from saltctl.canary.servers import open_servers
 from saltctl.errors import (
@@ -113,7 +113,7 @@ class Canary:
         return canary
 
     def run(self, within: float = inf) -> CanaryReport:
-        """Run one round. ``within``: seconds after which no further check begins, so that those before are judged.
+        """Run one round. ``within``: seconds after which nothing further begins, so that the checks before are judged.
 
         An outage is not an error: the checks that it prevents are reported as not judged. Raises AccessDeniedError or
         ConfigurationError if a permission or a setting does not allow the round, and it has found no violation.
@@ -125,18 +125,22 @@ class Canary:
             checks = [Check(name, None, exc.message) for name in CHECK_NAMES]
             return CanaryReport(checks, time.monotonic() - started)
         results = _Results()
+
+        def has_time() -> bool:
+            return time.monotonic() - started <= within
+
         for name, check in CHECKS.items():
-            if not results.outage and time.monotonic() - started > within:
-                results.outage = f"no time was left for it after {within:g} s"
+            if not results.outage and not has_time():
+                results.outage = f"{NO_TIME} after {within:g} s"
             _attempt(on, results, name, check)
         violations, unread = on.judge()
         if results.refusal is not None and not violations and not results.broken:
             raise results.refusal
         checks = [_verdict(name, results, violations, on.missed, unread) for name in CHECK_NAMES]
         report = CanaryReport(checks, time.monotonic() - started)
-        hurried = time.monotonic() - started > within
-        if report.ok and unread is None and not hurried:  # otherwise all rows stay, to look into
-            _delete_old_rows(on)
+        if report.ok and unread is None:  # otherwise all rows stay, to look into
+            with suppress(UnavailableError):  # the next round deletes them
+                on.delete_old_rows(has_time)
         return replace(report, seconds=time.monotonic() - started)
 
     def _begin(self) -> Round:
@@ -225,8 +229,3 @@ def _verdict(
 def _untimed(violation: Violation) -> str:
     """Return what the judge said without the times, which are those of a monotonic clock."""
     return re.sub(r" (?:from [\d.]+ to|at) [\d.]+", "", violation.message)
-
-
-def _delete_old_rows(on: Round) -> None:
-    with suppress(UnavailableError):  # the next round deletes them
-        on.delete_old_rows()

@@ -112,8 +112,8 @@ def _row(table: MessageStore, partition_key: str, item: Item) -> Row:
     return Row(partition_key, plain(item[table.keys.sort_key]), written_at)
 
 
-def delete_old_rows(table: MarkedRows, held: GroundTruth, now: datetime) -> int:
-    """Delete old rows of the canary, except the newest KEPT; return how many.
+def delete_old_rows(table: MarkedRows, held: GroundTruth, now: datetime, has_time: Callable[[], bool]) -> int:
+    """Delete old rows of the canary, except the newest KEPT; return how many. None is begun without time.
 
     Raises:
         SaltctlError: a row cannot be deleted.
@@ -121,7 +121,12 @@ def delete_old_rows(table: MarkedRows, held: GroundTruth, now: datetime) -> int:
     marked = [(row.written_at, row) for row in held.rows.values() if row.written_at is not None]
     oldest_first = [row for _, row in sorted(marked, key=lambda pair: pair[0])]
     old = [row for row in oldest_first[: max(len(marked) - KEPT, 0)] if row.written_at and row.written_at < now - OLD]
+
+    def delete(row: Row) -> bool:
+        if has_time():
+            table.delete(row.partition_key, row.sort_key, MARK)
+            return True
+        return False
+
     with ThreadPoolExecutor(_THREADS) as threads:
-        chosen = old[:_DELETED]
-        list(threads.map(lambda row: table.delete(row.partition_key, row.sort_key, MARK), chosen))
-    return len(chosen)
+        return sum(threads.map(delete, old[:_DELETED]))

@@ -18,6 +18,8 @@ CHECK_NAMES: tuple[str, ...] = (
     "fork",
 )
 """Names of all checks, in the order of every report."""
+NO_TIME = "no time was left for it"
+"""How the detail begins of a check that the round had no time for."""
 
 
 @dataclass(frozen=True, slots=True)

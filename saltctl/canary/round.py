@@ -150,9 +150,10 @@ class Round:
             found += self._lost(conversation, truth)
         return found, reason
 
-    def delete_old_rows(self) -> int:
-        """Delete old rows of the conversations of this round; return how many. Raises SaltctlError."""
-        return sum(delete_old_rows(self.servers.table, truth, self.now()) for truth in self.truths.values())
+    def delete_old_rows(self, has_time: Callable[[], bool]) -> int:
+        """Delete old rows of this round's conversations while there is time; return how many. Raises SaltctlError."""
+        table, truths = self.servers.table, self.truths.values()
+        return sum(delete_old_rows(table, truth, self.now(), has_time) for truth in truths)
 
     def _losses(self) -> tuple[list[BackupLoss], SaltctlError | None]:
         """Return the loss of the backup that there may have been, and the one that there was."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
+from saltctl.canary.report import NO_TIME
 from saltctl.cli.canary.view import find_cause, state_of, titles, unjudged_reasons
 from saltctl.cli.jobs import Job, track_job
 from saltctl.cli.output import warn
@@ -108,4 +109,6 @@ def _conclude(report: CanaryReport, *, quiet: bool) -> None:
     if report.ok is None:
         raise UnavailableError(f"nothing could be judged: {unjudged_reasons(report)}", hint="saltctl doctor")
     if unjudged := titles(report, "not judged"):
-        raise IncompleteError(f"cannot judge {unjudged}: {unjudged_reasons(report)}", hint="saltctl status")
+        late = any(check.detail.startswith(NO_TIME) for check in report.checks)
+        hint = "allow a round more time with --timeout" if late else "saltctl status"
+        raise IncompleteError(f"cannot judge {unjudged}: {unjudged_reasons(report)}", hint=hint)

@@ -14,7 +14,7 @@ from typing import Self
 import pytest
 
 from saltctl.canary.conversations import RESERVED
-from saltctl.canary.report import CHECK_NAMES, CanaryReport, Check
+from saltctl.canary.report import CHECK_NAMES, NO_TIME, CanaryReport, Check
 from saltctl.cli.canary.view import PLANS
 from saltctl.errors import AccessDeniedError, ConfigurationError
 from saltctl.settings import Settings
@@ -307,6 +307,16 @@ def test_the_timeout_is_that_of_a_round(loop: Callable[..., Outcome], script: Sc
     assert "warning: not done after 0.05 s (--timeout)" in outcome.err
     assert script.within == 0.03
     assert len(script.opened) == 2
+
+
+def test_a_round_without_time_names_the_option(canary: Callable[..., Outcome]) -> None:
+    """Nothing is wrong with the servers, so ``saltctl status`` would find nothing."""
+    late = [Check(name, None if name == "fork" else True, f"{NO_TIME} after 3 s") for name in CHECK_NAMES]
+    outcome = canary(CanaryReport(late, 3.0), "--timeout", "5s")
+    assert outcome.code == 4
+    assert "no time was left for it after 3 s" in outcome.err
+    assert "--timeout" in outcome.err.splitlines()[-1]
+    assert "saltctl status" not in outcome.err
 
 
 def test_a_signal_ends_the_wait(script: Script, saltctl: Runner) -> None:
