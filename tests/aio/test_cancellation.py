@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from saltctl import aio
+from saltctl.registry.lookups import Lookup
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.redis_async.connection import LoopConnection
@@ -52,7 +53,11 @@ def test_a_cancelled_lookup_never_hands_its_answer_to_another(settings: Settings
     async def one(registry: aio.Registry) -> str:
         number = chance.randrange(len(IDS))
         task = asyncio.create_task(registry.lookup(IDS[number]))
-        await asyncio.sleep(chance.choice((0, 0, 0.0005, 0.002, 0.006)))
+        pause = chance.choice((0, 0, 0.0005, 0.002, 0.006, None))
+        if pause is None:  # some are answered, however busy the machine is
+            await asyncio.wait([task])
+        else:
+            await asyncio.sleep(pause)
         task.cancel()
         try:
             found = await task
@@ -94,11 +99,12 @@ def test_a_late_answer_is_never_taken_for_the_next(settings: Settings, proxy: Pr
                 late = await asyncio.gather(*map(registry.lookup, IDS))
                 assert {lookup.source for lookup in late} == {"backup"}
                 proxy.heal()
-                found = {lookup.conversation_id: lookup async for lookup in each(registry)}
+                found: dict[str, Lookup] = {}
+                while all(lookup.source != "redis" for lookup in found.values()):  # a busy machine may need more tries
+                    found = {lookup.conversation_id: lookup async for lookup in each(registry)}
                 assert [found[one].max_n for one in IDS if found[one].source == "redis"] == [
                     number + 2 for number, one in enumerate(IDS) if found[one].source == "redis"
                 ]
-                assert any(lookup.source == "redis" for lookup in found.values())
         assert connections() == []
 
     async def each(registry: aio.Registry):  # type: ignore[no-untyped-def]
