@@ -3,7 +3,7 @@
 Prints the port on its first line, and exits at the end of its standard input, so that it cannot outlive the
 process that started it.
 
-Requests run one at a time, in the thread that reads them; a thread for them alone takes a seventh of the time. moto
+Requests run one at a time, in the thread that reads them; a thread for them alone takes a tenth of the time. moto
 checks a condition and then writes without a lock: two conditional updates at once would both succeed, which DynamoDB
 never does. Connections are kept, as DynamoDB keeps them; the server that moto brings closes each, which doubles the
 time of a request.

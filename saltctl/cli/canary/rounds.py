@@ -106,9 +106,11 @@ def _conclude(report: CanaryReport, *, quiet: bool) -> None:
         if not quiet:
             warn(f"the promise was broken; failed: {titles(report, 'FAILED')}", find_cause(report))
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
+    more_time = "allow a round more time with --timeout"
+    late = any(check.detail.startswith(NO_TIME) for check in report.checks)
     if report.ok is None:
-        raise UnavailableError(f"nothing could be judged: {unjudged_reasons(report)}", hint="saltctl doctor")
+        hint = more_time if late else "saltctl doctor"
+        raise UnavailableError(f"nothing could be judged: {unjudged_reasons(report)}", hint=hint)
     if unjudged := titles(report, "not judged"):
-        late = any(check.detail.startswith(NO_TIME) for check in report.checks)
-        hint = "allow a round more time with --timeout" if late else "saltctl status"
+        hint = more_time if late else "saltctl status"
         raise IncompleteError(f"cannot judge {unjudged}: {unjudged_reasons(report)}", hint=hint)
